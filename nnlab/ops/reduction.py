@@ -1,0 +1,67 @@
+"""How errors Eₙ of single samples become one E = Σₙ wₙ Eₙ (eq. 3.5); 1/N appears here and nowhere else.
+
+``reduction="sum"`` is the chapter's E = Σₙ Eₙ. ``"mean"`` is E / N, or E / Σₙ wₙ with sample weights. Eₙ itself is
+always a sum over the outputs, so ``"mean"`` differs from torch's mean over samples *and* outputs by the factor K.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from nnlab.validation import ArgumentError, check_choice, check_sample_weight, check_tensors
+
+Reduction = Literal["sum", "mean"]
+
+
+def check_samples(logits: Tensor, reduction: str, sample_weight: Tensor | None) -> None:
+    """Hold the arguments that every loss shares to their conventions.
+
+    Args:
+        logits: (N, K).
+        reduction: "sum" or "mean".
+        sample_weight: (N,), or None.
+
+    Raises:
+        ValueError: an unknown reduction, a mean over no samples, weights of a wrong shape, dtype, device or sign.
+    """
+    check_choice("reduction", reduction, ("sum", "mean"))
+    if len(logits) == 0 and reduction == "mean":
+        raise ArgumentError("reduction", "must be 'sum' for a batch of 0 samples, got 'mean'")
+    if sample_weight is not None:
+        check_tensors(logits=(logits, "N K"), sample_weight=(sample_weight, "N"))
+        check_sample_weight(sample_weight)
+
+
+def reduce_forward(errors: Tensor, reduction: Reduction, sample_weight: Tensor | None) -> Tensor:
+    """E from the errors of the samples.
+
+    Args:
+        errors: Eₙ, (N,).
+        reduction: "sum" or "mean".
+        sample_weight: wₙ, (N,), or None for all 1.
+
+    Returns:
+        E, a scalar tensor.
+    """
+    total = (errors if sample_weight is None else errors * sample_weight).sum()
+    if reduction == "sum":
+        return total
+    return total / (len(errors) if sample_weight is None else sample_weight.sum())
+
+
+def reduce_backward(grad_output: Tensor, n: int, reduction: Reduction, sample_weight: Tensor | None) -> Tensor:
+    """∂E/∂Eₙ, the transpose of ``reduce_forward``, shaped to multiply (N, K).
+
+    Args:
+        grad_output: the gradient with respect to E, a scalar tensor.
+        n: N.
+        reduction: as in the forward.
+        sample_weight: as in the forward.
+
+    Returns:
+        a scalar tensor, or (N, 1) with sample weights.
+    """
+    scale = grad_output
+    if reduction == "mean":
+        scale = scale / (n if sample_weight is None else sample_weight.sum())
+    return scale if sample_weight is None else scale * sample_weight[:, None]

@@ -1,0 +1,29 @@
+"""What every test stands on: one device fixture, TF32 off, a fixed seed, nothing written outside tmp_path."""
+
+import os
+
+import pytest
+import torch
+
+REQUIRE_CUDA = os.environ.get("NNLAB_REQUIRE_CUDA") == "1"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU and, where there is one, a CUDA device."""
+    return torch.device(request.param)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        reason = "no CUDA device (torch.cuda.is_available() is False)"
+        if REQUIRE_CUDA:
+            pytest.fail(f"{reason}, and NNLAB_REQUIRE_CUDA=1 asks for one")
+        pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("highest")  # TF32 off
+    monkeypatch.delenv("NNLAB_DATA", raising=False)

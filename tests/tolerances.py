@@ -1,0 +1,39 @@
+"""Every tolerance of the test suite, and why it is what it is.
+
+``assert_close`` is the only comparison of floating-point tensors in the tests. It goes through
+``torch.testing.assert_close``, which refuses NaN, a wrong shape and a broadcast, and holds the *relative Frobenius* error
+of the whole tensor, so that one large entry cannot hide behind many small ones, nor a tiny entry fail on rounding alone.
+"""
+
+import torch
+from torch import Tensor
+
+RELATIVE = {
+    torch.float64: 1e-12,  # eps 2.2e-16 times a few thousand roundings
+    torch.float32: 5e-6,  # eps 1.2e-7 times a few tens, with TF32 off
+    torch.bfloat16: 3e-2,  # eps 7.8e-3 times a few
+}
+"""Relative Frobenius error allowed between two ways to compute the same thing, by dtype."""
+
+TRAJECTORY = {torch.float64: 1e-11, torch.float32: 5e-5}
+"""The same after ten training steps, over which rounding is carried along: ten times one step's."""
+
+
+def assert_close(actual: Tensor, expected: Tensor, relative: float | None = None) -> None:
+    """Hold ``actual`` to ``expected``: shape, dtype, device, no NaN, and the relative Frobenius error."""
+    relative = RELATIVE[expected.dtype] if relative is None else relative
+    scale = expected.abs().max().item() if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=10 * relative * scale)
+    error = torch.linalg.vector_norm((actual - expected).double())
+    norm = torch.linalg.vector_norm(expected.double())
+    assert error <= relative * norm, f"relative Frobenius error {error / norm:.2e} > {relative:.0e}"
+
+
+def assert_as_precise(actual: Tensor, theirs: Tensor, exact: Tensor) -> None:
+    """Hold error(ours) <= 2 error(torch in the same dtype) + 2 eps max|exact|, both against float64, at every entry."""
+    assert exact.dtype == torch.float64
+    assert actual.dtype == theirs.dtype
+    assert actual.shape == theirs.shape == exact.shape
+    eps = torch.finfo(actual.dtype).eps
+    ours, torchs = (actual.double() - exact).abs().max(), (theirs.double() - exact).abs().max()
+    assert ours <= 2 * torchs + 2 * eps * exact.abs().max(), f"error {ours:.2e}, torch's {torchs:.2e}"
