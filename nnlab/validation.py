@@ -77,27 +77,26 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def check_labels(target: Tensor, logits: Tensor) -> None:
-    """Hold class labels to int64, shape (N,), the device of ``logits`` (N, K) and the range 0 … K−1.
+def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "target") -> None:
+    """Hold class labels to int64, shape (N,), N and device being those of ``like`` (N, …), and the range 0 … K−1.
 
     The range is read on the CPU only: on CUDA it would stop the stream, and there the gather itself refuses.
 
     Raises:
-        ArgumentError: naming ``target``, what came and what is expected.
+        ArgumentError: naming the argument, what came and what is expected.
     """
     if not isinstance(target, Tensor):
-        raise ArgumentError("target", f"must be a torch.Tensor, got {type(target).__name__}")
+        raise ArgumentError(name, f"must be a torch.Tensor, got {type(target).__name__}")
     if target.dtype != torch.int64:
-        raise ArgumentError("target", f"must hold class labels as int64, got {_dtype(target)}")
-    if target.device != logits.device:
-        raise ArgumentError("target", f"must be on the device of logits, {logits.device}, got {target.device}")
-    n, n_classes = logits.shape
-    if tuple(target.shape) != (n,):
-        raise ArgumentError("target", f"must have shape (N,) with N = {n} as in logits, got {tuple(target.shape)}")
-    if target.device.type == "cpu" and n > 0:
+        raise ArgumentError(name, f"must hold class labels as int64, got {_dtype(target)}")
+    if target.device != like.device:
+        raise ArgumentError(name, f"must be on {like.device}, got {target.device}")
+    if tuple(target.shape) != (len(like),):
+        raise ArgumentError(name, f"must have shape (N,) with N = {len(like)}, got {tuple(target.shape)}")
+    if target.device.type == "cpu" and len(target) > 0:
         low, high = (int(v) for v in torch.aminmax(target))
         if low < 0 or high >= n_classes:
-            raise ArgumentError("target", f"must hold labels from 0 to {n_classes - 1}, got {low if low < 0 else high}")
+            raise ArgumentError(name, f"must hold labels from 0 to {n_classes - 1}, got {low if low < 0 else high}")
 
 
 def check_sample_weight(sample_weight: Tensor) -> None:

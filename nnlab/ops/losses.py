@@ -123,7 +123,7 @@ def softmax_cross_entropy_forward(
     tensor(10000.)
     """
     check_tensors(logits=(logits, "N K"))
-    check_labels(target, logits)
+    check_labels(target, logits, logits.shape[1])
     check_samples(logits, reduction, sample_weight)
     errors = -log_softmax(logits, 1).gather(1, target[:, None]).squeeze(1)
     return reduce_forward(errors, reduction, sample_weight)
@@ -141,7 +141,7 @@ def softmax_cross_entropy_backward(
     ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
     """
     check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"))
-    check_labels(target, logits)
+    check_labels(target, logits, logits.shape[1])
     check_samples(logits, reduction, sample_weight)
     delta = torch.softmax(logits, 1)
     delta.scatter_add_(1, target[:, None], delta.new_full((len(target), 1), -1.0))
