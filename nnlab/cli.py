@@ -1,0 +1,58 @@
+"""The command ``nnlab``. It answers ``--help`` without importing torch or Lightning."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train a model, and keep the best and the last checkpoint",
+    "validate": "measure a checkpoint on the validation images",
+    "test": "measure a checkpoint on the 10,000 test images",
+    "predict": "write a checkpoint's predictions for the test images to a file",
+}
+
+EPILOG = """\
+examples:
+  nnlab fit --config configs/smoke.yaml        try the installation, in seconds and without a network
+  nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
+  nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
+  nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
+
+A command's settings come from its --config files and flags, the later of two winning.
+A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        argv: the arguments after the command's name; those of the process when None.
+
+    Raises:
+        SystemExit: always with the status, which is 0, or 2 for a user's error, or 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        from nnlab.training.command import run  # noqa: PLC0415 - importing Lightning takes seconds
+
+        run(arguments)
+        return
+    parser = argparse.ArgumentParser(
+        prog="nnlab",
+        description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    options = parser.parse_args(arguments)
+    if options.version:
+        from nnlab import __version__  # noqa: PLC0415
+
+        print(f"nnlab {__version__}")
+        return
+    parser.print_help()

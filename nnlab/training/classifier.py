@@ -1,0 +1,82 @@
+"""What the two learners share: the metrics of training, validation and test, each logged once per epoch."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, cast
+
+import lightning as L
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Classifier(L.LightningModule, ABC):
+    """A Lightning module that classifies and reports its loss per sample and its accuracy.
+
+    A subclass computes logits and the loss of a batch; validation, test and prediction follow from them.
+    """
+
+    architecture: ClassVar[tuple[str, ...]]
+    """The hyper-parameters that shape the weights: a checkpoint fits only a learner that agrees in all of them."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict()
+        for stage in ("train", "val", "test"):
+            self.metrics[f"{stage}_loss"] = MeanMetric(nan_strategy="disable")  # a NaN is reported, not left out
+            self.metrics[f"{stage}_acc"] = MulticlassAccuracy(n_classes, average="micro", validate_args=False)
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """The scores of x, (N, I), whose largest is the prediction: (N, K)."""
+
+    @abstractmethod
+    def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss per sample of logits, (N, K), given labels, (N,)."""
+
+    def metric(self, name: str) -> Metric:
+        """The metric that is logged as ``name``."""
+        return cast(Metric, self.metrics[name])
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        x, labels = batch
+        if len(x):  # this process's part of a short tail may be empty
+            logits = self.logits(x)
+            self.measure(stage, self.mean_loss(logits, labels), logits, labels)
+
+    def measure(self, stage: str, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take a batch into the loss and the accuracy of a stage."""
+        self.metric(f"{stage}_loss").update(mean_loss, weight=len(labels))
+        self.metric(f"{stage}_acc").update(logits, labels)
+
+    def log_epoch(self, stage: str) -> None:
+        """Log and reset ``<stage>_loss`` and ``<stage>_acc``, over the samples of all processes."""
+        for name in (f"{stage}_loss", f"{stage}_acc"):
+            metric = self.metric(name)
+            self.log(name, metric.compute(), prog_bar=True)
+            metric.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of the validation set."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_loss`` and ``val_acc``."""
+        self.log_epoch("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of the test set."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_loss`` and ``test_acc``."""
+        self.log_epoch("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The predicted class labels of a batch, (N,) int64."""
+        return self.logits(batch[0]).argmax(1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the learner in the checkpoint, so that it is not loaded into another."""
+        checkpoint["learner"] = type(self).__name__

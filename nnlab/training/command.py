@@ -1,0 +1,229 @@
+"""``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
+
+import csv
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from nnlab.data import SPECS, DataError
+from nnlab.training.callbacks import EpochBar, KeepOnInterrupt, LearningCurve
+from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
+from nnlab.training.classifier import Classifier
+from nnlab.training.datamodule import MNISTDataModule
+from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named
+from nnlab.validation import ArgumentError, check_positive
+
+USER_ERROR, INTERRUPTED = 2, 130  # exit statuses
+USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
+
+
+class NNLabCLI(LightningCLI):
+    """LightningCLI for the learners of nnlab."""
+
+    config: Any
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        super().__init__(
+            model_class=Classifier,
+            subclass_mode_model=True,
+            datamodule_class=MNISTDataModule,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "devices": 1,
+                "max_epochs": 10,
+                "num_sanity_val_steps": 0,  # the data has been checked
+                "log_every_n_steps": 1,  # only epochs are logged; the default warns about epochs under 50 steps
+            },
+            seed_everything_default=1,
+            parser_class=Parser,
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+            args=list(arguments),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands; none lets ``weights_only`` be turned off."""
+        return {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Add the checkpoint and early-stopping options, and let the data set the model's size."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults(
+            {
+                "model": {"class_path": "nnlab.training.LitMLP"},
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val_loss",
+                "checkpoint.save_last": True,
+                "early_stopping.monitor": "val_loss",
+                "early_stopping.patience": 5,
+            }
+        )
+        for name in sorted(FROM_DATA):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parse the arguments given, not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Hold the checkpoint to the flags; Lightning would let its hyper-parameters win over them in silence."""
+        command = self.config.subcommand
+        config = self.config[command]
+        self.learner = learner_named(config.model.class_path)
+        if command != "fit" and config.ckpt_path is None:
+            config.ckpt_path = self._newest_checkpoint(Path(config.trainer.default_root_dir))
+        if config.ckpt_path is None:
+            return
+        spec = SPECS[config.data.name]
+        wanted = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
+        check_fits(config.ckpt_path, self.learner, {**config.model.init_args.as_dict(), **wanted})
+
+    def _newest_checkpoint(self, root: Path) -> str:
+        found = sorted(root.glob(f"{self.learner.__name__}/*/checkpoints/best.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise UserError(
+                f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or name "
+                "one with --ckpt_path"
+            )
+        _say(f"checkpoint: {found[-1]}")
+        return str(found[-1])
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
+        config = self.config[self.subcommand]
+        if config.optimizer and self.learner.__name__ == "LitPerceptron":
+            raise UserError("LitPerceptron learns by its own rule: leave out --optimizer, and set --model.lr")
+        if config.optimizer and "lr" in config.optimizer.init_args:
+            check_positive("lr", config.optimizer.init_args.lr)
+        if self.subcommand == "fit" and config.data.val_size == 0:
+            watched = [
+                f"--{key}.monitor" for key in ("checkpoint", "early_stopping") if config[key].monitor[:3] == "val"
+            ]
+            if watched:
+                raise UserError(
+                    f"--data.val_size=0 leaves nothing to validate: set {' and '.join(watched)} to train_loss"
+                )
+        _check_writable(Path(config.trainer.default_root_dir))
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
+        config = self._get(self.config_init, "trainer")
+        given = config["callbacks"] or []
+        self.keeper = KeepOnInterrupt()
+        callbacks: list[Callback] = [
+            *(given if isinstance(given, list) else [given]),
+            self.keeper,
+            LearningCurve(),
+        ]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(EpochBar())
+        plugins = config["plugins"] or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        logger = config["logger"]
+        if logger is None or logger is True:
+            logger = _loggers(Path(config["default_root_dir"]), self.learner.__name__)
+        trainer: L.Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger, **kwargs)
+        return trainer
+
+    def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
+        """Train, and say where the model is and how to test it, also after an interrupt."""
+        try:
+            self.trainer.fit(model, weights_only=True, **kwargs)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            if path := self.keeper.ckpt_path:
+                _say(f"interrupted; the model is in {path}. To go on, add --ckpt_path {path}")
+            sys.exit(INTERRUPTED)
+        best_keeper = self.trainer.checkpoint_callback
+        if isinstance(best_keeper, ModelCheckpoint) and (best := best_keeper.best_model_path):
+            best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
+            config = Path(best).parent.parent / "config.yaml"
+            _say(f"nnlab test --config {config} --ckpt_path {best}")
+
+    def validate(self, model: L.LightningModule, **kwargs: Any) -> None:
+        """Measure on the validation images."""
+        self.trainer.validate(model, weights_only=True, **kwargs)
+
+    def test(self, model: L.LightningModule, **kwargs: Any) -> None:
+        """Measure on the test images; the last line is the accuracy."""
+        self.trainer.test(model, weights_only=True, **kwargs)
+        _say(f"test accuracy: {self.trainer.callback_metrics['test_acc']:.4f}")
+
+    def predict(self, model: L.LightningModule, datamodule: MNISTDataModule, **kwargs: Any) -> None:
+        """Write the predictions for the test images to ``predictions.csv`` in the run's folder."""
+        if self.trainer.world_size > 1:
+            raise ArgumentError("devices", f"must be 1 to predict, got {self.trainer.world_size} processes")
+        predictions = self.trainer.predict(model, datamodule=datamodule, weights_only=True, **kwargs)
+        labels = [label for _, batch in datamodule.predict_dataloader() for label in batch.tolist()]
+        predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            rows = enumerate(zip(labels, predicted, strict=True))
+            csv.writer(file).writerows([("index", "target", "prediction"), *((i, *row) for i, row in rows)])
+        _say(f"predictions: {folder / 'predictions.csv'}")
+
+
+def _loggers(root: Path, name: str) -> list[Logger]:
+    """A CSV log, and one for TensorBoard where it is installed, in the same new folder."""
+    log = CSVLogger(root, name=name)
+    if find_spec("tensorboard") is None:
+        return [log]
+    return [log, TensorBoardLogger(root, name=name, version=f"version_{log.version}")]
+
+
+def _check_writable(root: Path) -> None:
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ArgumentError("default_root_dir", f"must be a folder that can be written to, got {root}")
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command of LightningCLI.
+
+    Args:
+        arguments: the command's name and its flags; ``--debug`` among them turns one-line errors into tracebacks.
+
+    Raises:
+        SystemExit: 2 for a user's error, 130 after Ctrl-C.
+    """
+    debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
+    # the command replaces configure_optimizers on purpose, where --optimizer is given
+    warnings.filterwarnings("ignore", r".*configure_optimizers. will be overridden")
+    learner = None
+    try:
+        learner = Parser.learner = chosen_learner(arguments)
+        NNLabCLI(arguments)
+    except Exception as error:
+        mistake = _users_mistake(error)
+        if debug or mistake is None:
+            raise
+        change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) and learner else ""
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _users_mistake(error: BaseException | None) -> BaseException | None:
+    """The mistake behind an error: the parser wraps what a constructor raises in errors of its own."""
+    while error is not None and not isinstance(error, USER_ERRORS):
+        error = error.__cause__ or error.__context__
+    return error

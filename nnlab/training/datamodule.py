@@ -1,0 +1,119 @@
+"""MNIST and its kin as a Lightning data module whose tensors live on the training device."""
+
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.validation import ArgumentError, check_at_least, check_choice
+
+EVALUATION_BATCH = 1000  # images per step and process where nothing is learnt; it changes no result
+
+Scaling = Literal["unit", "bipolar", "raw"]
+
+
+class MNISTDataModule(L.LightningDataModule):
+    """Handwritten digits and data sets of the same format, checked file by file before every use.
+
+    Files that are missing are downloaded; a file that is present and wrong is refused. An epoch is one permutation of
+    tensors that stay on the training device, and mini-batches are slices of it.
+
+    Args:
+        name: Which data set. mnist, fashion_mnist and kmnist have 60,000 training and 10,000 test images of 28×28
+            pixels; digits is scikit-learn's 1,797 images of 8×8, and needs no network.
+        root: The folder that holds the files, in torchvision's layout, <root>/MNIST/raw/train-images-idx3-ubyte and so
+            on. By default the environment variable NNLAB_DATA, or else data in the working directory.
+        batch_size: Images per step and process. A tail shorter than a batch is trained on, too.
+        val_size: How many of the training images, from the end, are held out for validation. By default one twelfth,
+            which is 5,000 of 60,000 as in the chapter; 0 trains on all.
+        scaling: What the pixels become. unit is 0 to 1, bipolar is −1 to 1 as in the chapter, raw is the whole numbers
+            0 to 255 (0 to 16 in digits).
+        seed: What the order of the epochs is drawn from. By default seed_everything's.
+
+    Raises:
+        ValueError: an argument is not as above; it is named.
+    """
+
+    def __init__(
+        self,
+        name: Literal["mnist", "fashion_mnist", "kmnist", "digits"] = "mnist",
+        root: str | None = None,
+        batch_size: int = 100,
+        val_size: int | None = None,
+        scaling: Scaling = "unit",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("name", name, SPECS)
+        check_choice("scaling", scaling, ("unit", "bipolar", "raw"))
+        check_at_least("batch_size", batch_size, 1)
+        self.save_hyperparameters("scaling")
+        spec = SPECS[name]
+        if val_size is None:
+            val_size = spec.n_train // 12
+        check_at_least("val_size", val_size, 0)
+        if val_size >= spec.n_train:
+            raise ArgumentError("val_size", f"must be below the {spec.n_train} training images, got {val_size}")
+        if seed is not None:
+            check_at_least("seed", seed, 0)
+        self.data_name, self.root, self.batch_size, self.val_size = name, root, batch_size, val_size
+        self.scaling, self.seed = scaling, seed
+        self.in_features, self.n_classes = spec.in_features, spec.n_classes
+        self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def prepare_data(self) -> None:
+        """Get the files that are missing, and check those that are there."""
+        ensure(self.data_name, self.root)
+
+    def setup(self, stage: str) -> None:
+        """Check all files and build the tensors of this stage alone, on the training device.
+
+        Raises:
+            DataError: a file is missing or not what it must be.
+        """
+        split: Literal["train", "test"] = "train" if stage in ("fit", "validate") else "test"
+        if split in self._tensors:
+            return
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        images, labels = load(self.data_name, self.root, splits=[split])[split]
+        self._tensors[split] = self._scaled(images.to(device)), labels.to(device)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        x = images.flatten(1).to(torch.get_default_dtype())  # (N, I)
+        if self.scaling == "unit":
+            x /= SPECS[self.data_name].max_pixel
+        elif self.scaling == "bipolar":
+            x.mul_(2 / SPECS[self.data_name].max_pixel).sub_(1)
+        return x
+
+    def train_dataloader(self) -> ResidentLoader:
+        """Mini-batches of the training images, in a new order each epoch."""
+        x, labels = self._tensors["train"]
+        n = len(x) - self.val_size
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        if self.trainer:
+            seed = self.trainer.strategy.broadcast(seed)  # every process must draw the same order
+        return self._loader(x[:n], labels[:n], self.batch_size, seed)
+
+    def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
+        """The last ``val_size`` training images, in their own order."""
+        if self.val_size == 0:
+            return []
+        x, labels = self._tensors["train"]
+        return self._loader(x[-self.val_size :], labels[-self.val_size :], EVALUATION_BATCH)
+
+    def test_dataloader(self) -> ResidentLoader:
+        """The test images, in their own order."""
+        return self._loader(*self._tensors["test"], EVALUATION_BATCH)
+
+    def predict_dataloader(self) -> ResidentLoader:
+        """The test images, in their own order."""
+        return self.test_dataloader()
+
+    def _loader(self, x: Tensor, labels: Tensor, batch_size: int, seed: int | None = None) -> ResidentLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return ResidentLoader(
+            x, labels, batch_size, shuffle=seed is not None, seed=seed or 0, rank=rank, world_size=world_size
+        )

@@ -1,0 +1,111 @@
+"""The multi-layer perceptron under Lightning's automatic optimization, its gradients coming through the bridge."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from nnlab import autograd
+from nnlab.networks import MLP
+from nnlab.ops import LOSSES, Reduction
+from nnlab.training.classifier import Batch, Classifier
+from nnlab.validation import check_choice, check_not_negative
+
+
+class LitMLP(Classifier):
+    """A multi-layer perceptron trained by hand-written backpropagation.
+
+    It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP: over
+    all processes and accumulated batches together, ``reduction="mean"`` divides by the number of samples and ``"sum"``
+    does not, as on one process with the joined batch.
+
+    ``train_loss`` is the value whose gradient is applied, per sample; ``val_loss`` and ``test_loss`` leave out the L2
+    penalty.
+
+    Args:
+        hidden: The number of units of each hidden layer, from the input to the output.
+        activation: Activation function of the hidden layers; the output layer is linear and gives logits.
+        loss: Error function. binary_cross_entropy is the chapter's logistic cost of sigmoid outputs;
+            sum_of_squares is eq. 3.5 on linear outputs; softmax_cross_entropy is the usual one for classes.
+        reduction: Whether the error of a mini-batch is the sum over its samples, as in the chapter, or their mean. With
+            sum, the learning rate must be smaller by a factor of about the batch size.
+        l2: The λ of the penalty λ/2 Σ w² on the weights (biases are not penalised), added once per mini-batch.
+        init_std: Standard deviation of the normal initial weights. By default it follows the layer's size: He for relu,
+            Glorot for the others. The chapter has 0.1.
+        in_features: The number of inputs; the command takes it from the data.
+        n_classes: The number of classes; the command takes it from the data.
+    """
+
+    architecture = ("in_features", "hidden", "n_classes", "activation")
+
+    def __init__(
+        self,
+        hidden: list[int] = [100],  # noqa: B006 - read only; a list is what YAML and the command line give
+        activation: Literal["relu", "tanh", "sigmoid", "identity"] = "relu",
+        loss: Literal["softmax_cross_entropy", "binary_cross_entropy", "sum_of_squares"] = "softmax_cross_entropy",
+        reduction: Reduction = "mean",
+        l2: float = 0.0,
+        init_std: float | None = None,
+        in_features: int = 784,
+        n_classes: int = 10,
+    ) -> None:
+        super().__init__(n_classes)
+        check_choice("loss", loss, LOSSES)
+        check_choice("reduction", reduction, ("sum", "mean"))
+        check_not_negative("l2", l2)
+        self.save_hyperparameters()
+        sizes = [in_features, *hidden, n_classes]
+        # torch's default generator is what seed_everything seeds
+        self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
+        self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The network's outputs, (N, K)."""
+        return autograd.mlp(self.network, x)
+
+    def error(self, logits: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
+        """E of a batch, a scalar tensor, without the L2 penalty."""
+        target = labels
+        if LOSSES[self.loss].target == "values":
+            target = one_hot(labels, self.n_classes).to(logits.dtype)
+        return autograd.loss(logits, target, self.loss, reduction)
+
+    def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Eₙ averaged over the batch."""
+        return self.error(logits, labels, "mean")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a mini-batch, with its hand-written gradient behind it."""
+        x, labels = batch
+        logits = self.logits(x)
+        share = self._share(len(x))
+        error = self.error(logits, labels, self.reduction if len(x) else "sum")
+        penalty = torch.zeros_like(error)
+        if self.l2 > 0:
+            for weight in list(self.network.parameters())[::2]:
+                penalty = penalty + autograd.l2_penalty(weight, self.l2)
+        if len(x):
+            per_sample = error + penalty if self.reduction == "mean" else (error + penalty / share) / len(x)
+            self.measure("train", per_sample.detach(), logits.detach(), labels)
+        return share * error + penalty
+
+    def _share(self, n: int) -> float:
+        """The factor on this process's error that undoes the averaging by DDP and by accumulation."""
+        trainer = self._trainer
+        if trainer is None:
+            return 1.0
+        if self.reduction == "sum":
+            return float(trainer.world_size * trainer.accumulate_grad_batches)
+        if trainer.world_size == 1:
+            return 1.0
+        total: Any = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
+        return float(n * trainer.world_size / total)
+
+    def on_train_epoch_end(self) -> None:
+        """Log ``train_loss`` and ``train_acc``."""
+        self.log_epoch("train")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)

@@ -1,0 +1,96 @@
+"""The command's parser: errors of one line, and help that explains the chosen model's options as well."""
+
+import inspect
+import pydoc
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+
+from nnlab.training.classifier import Classifier
+from nnlab.training.datamodule import MNISTDataModule
+from nnlab.training.mlp import LitMLP
+from nnlab.training.perceptron import LitPerceptron
+
+LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
+FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
+
+
+class UserError(Exception):
+    """A mistake in a flag, a config file or a path; its message is one line that says what to change."""
+
+
+def learner_named(name: str) -> type[Classifier]:
+    """The learner of a short name or an import path.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = LEARNERS.get(name.removeprefix("nnlab.training.")) or pydoc.locate(name)
+    if not (isinstance(found, type) and issubclass(found, Classifier)):
+        raise UserError(
+            f"--model must be one of {', '.join(LEARNERS)}, or the import path of one like them, got {name}"
+        )
+    return found
+
+
+def chosen_learner(arguments: Sequence[str]) -> type[Classifier]:
+    """The learner that the arguments choose, by --model or in a --config file, before they are parsed."""
+    name = "LitMLP"
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        value = value if equals else next(iter(arguments[i + 1 :]), "")
+        if flag in ("--model", "--model.class_path"):
+            name = value
+        elif flag in ("-c", "--config") and Path(value).is_file():
+            name = _learner_in(Path(value)) or name
+    return learner_named(name)
+
+
+def _learner_in(config: Path) -> str | None:
+    try:
+        model = yaml.safe_load(config.read_text())["model"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return None  # the parser itself will say what is wrong with the file
+    name = model.get("class_path") if isinstance(model, dict) else model
+    return name if isinstance(name, str) else None
+
+
+def flag_of(argument: str, learner: type[Classifier]) -> str:
+    """The flag that sets an argument of the model, the data module, the trainer or the optimizer."""
+    if argument in FROM_DATA:
+        return "--data.name"
+    for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
+        if argument in inspect.signature(owner.__init__).parameters:
+            return f"--{group}.{argument}"
+    return f"--optimizer.{argument}" if argument == "lr" else f"--{argument}"
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line, and whose help explains the chosen learner's options as well."""
+
+    learner: type[Classifier] = LitMLP
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise the parser's message, in one line.
+
+        Raises:
+            UserError: always.
+        """
+        text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+        raise UserError(re.sub(r'Parser key "([\w.]+)"', r"--\1", text)) from ex
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The usual help, and below it the options of the chosen learner."""
+        text: str = super().format_help(*args, **kwargs)
+        if not any(action.dest == "model" for action in self._actions):
+            return text
+        options = ArgumentParser(prog="", add_help=False, usage="")
+        options.add_class_arguments(self.learner, "model", skip=FROM_DATA)
+        groups = options.format_help().partition("\n\n")[2]
+        return f"{text}\nThe model is {self.learner.__name__}; --config or --model chooses another.\n\n{groups}"
