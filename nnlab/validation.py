@@ -151,3 +151,17 @@ def check_not_negative(name: str, value: float) -> None:
     """
     if not (value >= 0 and math.isfinite(value)):
         raise ArgumentError(name, f"must be a number of at least 0, got {value!r}")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ArgumentError: CUDA is asked for, and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device", f"must be 'cpu' or 'auto' where torch finds no CUDA device, got {name!r}")
+    return device

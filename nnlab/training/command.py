@@ -1,6 +1,7 @@
 """``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
 
 import csv
+import logging
 import os
 import sys
 import warnings
@@ -206,8 +207,7 @@ def run(arguments: Sequence[str]) -> None:
         SystemExit: 2 for a user's error, 130 after Ctrl-C.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
-    # the command replaces configure_optimizers on purpose, where --optimizer is given
-    warnings.filterwarnings("ignore", r".*configure_optimizers. will be overridden")
+    _quiet()
     learner = None
     try:
         learner = Parser.learner = chosen_learner(arguments)
@@ -220,6 +220,18 @@ def run(arguments: Sequence[str]) -> None:
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says of things that are as they should be, and its advertisements."""
+    # --optimizer takes the place of configure_optimizers on purpose
+    warnings.filterwarnings("ignore", r".*configure_optimizers` will be overridden")
+    # every run has a folder of its own, so a resumed or tested checkpoint always comes from another
+    warnings.filterwarnings("ignore", "The dirpath has changed from")
+    # Lightning's own use of torch.utils._pytree
+    warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", module=r"lightning\.pytorch\.utilities\._pytree")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

@@ -1,0 +1,40 @@
+"""Train one perceptron per digit by Rosenblatt's rule, without Lightning: python scripts/train_perceptron.py."""
+
+import argparse
+
+from rich.progress import track
+
+from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.networks import PerceptronBank
+from nnlab.validation import resolve_device
+
+
+def main(argv: list[str] | None = None) -> float:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train")
+    parser.add_argument("--data", choices=list(SPECS), default="mnist", help="data set")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
+    options = parser.parse_args(argv)
+    device = resolve_device(options.device)
+
+    ensure(options.data)
+    splits, spec = load(options.data), SPECS[options.data]
+    # whole numbers in float64: no sum rounds, so the answer is the same on every device
+    x, x_test = (splits[s].images.to(device).flatten(1).double() for s in ("train", "test"))
+    labels, labels_test = (splits[s].labels.to(device) for s in ("train", "test"))
+
+    n_train = len(x) - len(x) // 12  # the rest is kept for validation, as in the chapter
+    loader = ResidentLoader(x[:n_train], labels[:n_train], batch_size=1000, shuffle=True, seed=1)
+    bank = PerceptronBank(spec.in_features, spec.n_classes, dtype=x.dtype, device=device)
+
+    for _ in track(range(options.epochs), "training"):
+        errors = sum(int(bank.learn_(*batch, lr=1.0).count_nonzero()) for batch in loader)
+
+    accuracy = (bank.predict(x_test, average=True) == labels_test).double().mean().item()
+    print(f"updates in the last epoch: {errors}")
+    print(f"test accuracy: {accuracy:.4f}")
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()
