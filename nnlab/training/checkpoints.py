@@ -44,7 +44,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader meets
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ArgumentError("ckpt_path", f"is no readable checkpoint: {path} ({reason})") from error
     if not isinstance(checkpoint, dict) or not {"learner", "hyper_parameters", "state_dict"} <= checkpoint.keys():
         raise ArgumentError("ckpt_path", f"is no checkpoint of a learner of nnlab: {path}")

@@ -51,11 +51,9 @@ class Classifier(L.LightningModule, ABC):
         self.metric(f"{stage}_acc").update(logits, labels)
 
     def log_epoch(self, stage: str) -> None:
-        """Log and reset ``<stage>_loss`` and ``<stage>_acc``, over the samples of all processes."""
+        """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""
         for name in (f"{stage}_loss", f"{stage}_acc"):
-            metric = self.metric(name)
-            self.log(name, metric.compute(), prog_bar=True)
-            metric.reset()
+            self.log(name, self.metric(name), prog_bar=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the validation set."""

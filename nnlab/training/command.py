@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -79,6 +80,9 @@ class NNLabCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse the arguments given, not those of the process."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise ArgumentError("seed_everything", f"must be a whole number from 0 to {2**32 - 1}, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Hold the checkpoint to the flags; Lightning would let its hyper-parameters win over them in silence."""
@@ -188,8 +192,12 @@ def _loggers(root: Path, name: str) -> list[Logger]:
 
 def _check_writable(root: Path) -> None:
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ArgumentError("default_root_dir", f"must be a folder that can be written to, got {root}")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        reason = f"{root} ({error.strerror})"
+        raise ArgumentError("default_root_dir", f"must be a folder that can be written to, got {reason}") from error
 
 
 @rank_zero_only
@@ -230,8 +238,15 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "The dirpath has changed from")
     # Lightning's own use of torch.utils._pytree
     warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", module=r"lightning\.pytorch\.utilities\._pytree")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+    # bf16-mixed; the summary only estimates the size in megabytes
+    warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
+    # --data.val_size=0
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(sys.stdout)  # standard error is for errors
+            handler.addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

@@ -10,7 +10,7 @@ from nnlab import autograd
 from nnlab.networks import MLP
 from nnlab.ops import LOSSES, Reduction
 from nnlab.training.classifier import Batch, Classifier
-from nnlab.validation import check_choice, check_not_negative
+from nnlab.validation import check_at_least, check_choice, check_not_negative
 
 
 class LitMLP(Classifier):
@@ -55,6 +55,8 @@ class LitMLP(Classifier):
         check_choice("reduction", reduction, ("sum", "mean"))
         check_not_negative("l2", l2)
         self.save_hyperparameters()
+        for units in hidden:
+            check_at_least("hidden", units, 1)
         sizes = [in_features, *hidden, n_classes]
         # torch's default generator is what seed_everything seeds
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)

@@ -71,6 +71,25 @@ def flag_of(argument: str, learner: type[Classifier]) -> str:
     return f"--optimizer.{argument}" if argument == "lr" else f"--{argument}"
 
 
+def plain(message: str) -> str:
+    r"""A message of jsonargparse as one line, without what it says of Python's types.
+
+    >>> plain('Parser key "data.batch_size":\n  Expected a <class \'int\'>. Got value: abc')
+    '--data.batch_size: Expected int. Got value: abc'
+    """
+    text = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
+    union = re.fullmatch(
+        r"(.*?)(?:- Expected a path .*?- )?Does not validate .*? Errors: - (.*) Given value type: (.*)", text
+    )
+    if union:
+        flag, errors, given = union.groups()
+        reasons = [e for e in errors.split(" - ") if "NoneType" not in e and "does not correspond to" not in e]
+        value = given.partition("Given value: ")[2]
+        text = flag + "; ".join(reasons) + ("" if "(" in value else f". Got value: {value}")
+    text = text.replace(": --", ".")  # --model: --hidden: … is about --model.hidden
+    return re.sub(r"a <class '(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
+
+
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line, and whose help explains the chosen learner's options as well."""
 
@@ -82,8 +101,7 @@ class Parser(LightningArgumentParser):
         Raises:
             UserError: always.
         """
-        text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-        raise UserError(re.sub(r'Parser key "([\w.]+)"', r"--\1", text)) from ex
+        raise UserError(plain(message)) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The usual help, and below it the options of the chosen learner."""
