@@ -1,0 +1,38 @@
+"""The data sets, checked at every load, and the loader that feeds them from the device they live on."""
+
+from nnlab.data.idx import DataError, IdxFile, read_idx, write_idx
+from nnlab.data.loader import ResidentLoader
+from nnlab.data.mnist import (
+    SPECS,
+    SPLITS,
+    DataSpec,
+    FileSpec,
+    ImageSplit,
+    Split,
+    default_root,
+    load,
+    load_split,
+    raw_folder,
+    verify,
+)
+from nnlab.data.sources import ensure
+
+__all__ = [
+    "SPECS",
+    "SPLITS",
+    "DataError",
+    "DataSpec",
+    "FileSpec",
+    "IdxFile",
+    "ImageSplit",
+    "ResidentLoader",
+    "Split",
+    "default_root",
+    "ensure",
+    "load",
+    "load_split",
+    "raw_folder",
+    "read_idx",
+    "verify",
+    "write_idx",
+]
