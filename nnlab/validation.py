@@ -113,13 +113,38 @@ def check_sample_weight(sample_weight: Tensor) -> None:
             raise ArgumentError("sample_weight", "must not be zero for every sample")
 
 
+def check_range(name: str, tensor: Tensor, low: float, high: float) -> None:
+    """Hold every entry of a tensor to low … high (read on the CPU only, as labels are).
+
+    Raises:
+        ArgumentError: an entry is outside, or NaN.
+    """
+    if tensor.device.type == "cpu" and tensor.numel() > 0:
+        least, most = torch.aminmax(tensor)
+        if not (least >= low and most <= high):
+            raise ArgumentError(name, f"must hold values from {low} to {high}, got {least:g} to {most:g}")
+
+
+def check_values(name: str, tensor: Tensor, allowed: Tensor) -> None:
+    """Hold every entry of a tensor to one of the allowed values (read on the CPU only, as labels are).
+
+    Raises:
+        ArgumentError: an entry is another value.
+    """
+    if tensor.device.type == "cpu":
+        other = tensor[~torch.isin(tensor, allowed)]
+        if len(other):
+            values = " and ".join(f"{v:g}" for v in allowed.tolist())
+            raise ArgumentError(name, f"must hold {values} alone, got {other[0]:g}")
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Hold ``value`` to one of ``choices``.
 
     Raises:
         ArgumentError: naming the argument and every choice.
     """
-    if value not in choices:
+    if value not in tuple(choices):
         raise ArgumentError(name, f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -133,13 +158,17 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
         raise ArgumentError(name, f"must be a whole number of at least {minimum}, got {value!r}")
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_positive(name: str, value: float) -> None:
     """Hold a number to be finite and greater than zero.
 
     Raises:
-        ArgumentError: zero, negative, NaN or infinite.
+        ArgumentError: no number, zero, negative, NaN or infinite.
     """
-    if not (value > 0 and math.isfinite(value)):
+    if not (_is_finite(value) and value > 0):
         raise ArgumentError(name, f"must be a number greater than 0, got {value!r}")
 
 
@@ -147,9 +176,9 @@ def check_not_negative(name: str, value: float) -> None:
     """Hold a number to be finite and at least zero.
 
     Raises:
-        ArgumentError: negative, NaN or infinite.
+        ArgumentError: no number, negative, NaN or infinite.
     """
-    if not (value >= 0 and math.isfinite(value)):
+    if not (_is_finite(value) and value >= 0):
         raise ArgumentError(name, f"must be a number of at least 0, got {value!r}")
 
 
@@ -157,11 +186,14 @@ def resolve_device(name: str) -> torch.device:
     """The device of a name: "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        ArgumentError: CUDA is asked for, and there is none.
+        ArgumentError: no device of torch's, or CUDA where there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError("device", f"must be 'auto' or a device as torch names it, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device", f"must be 'cpu' or 'auto' where torch finds no CUDA device, got {name!r}")
     return device

@@ -26,4 +26,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("highest")  # TF32 off
+    torch.set_num_threads(1)  # what is computed here is tiny: two threads would only wait for each other
     monkeypatch.delenv("NNLAB_DATA", raising=False)

@@ -1,8 +1,8 @@
 """Every tolerance of the test suite, and why it is what it is.
 
-``assert_close`` is the only comparison of floating-point tensors in the tests. It goes through
-``torch.testing.assert_close``, which refuses NaN, a wrong shape and a broadcast, and holds the *relative Frobenius* error
-of the whole tensor, so that one large entry cannot hide behind many small ones, nor a tiny entry fail on rounding alone.
+``assert_close`` is the only comparison of floating-point tensors against these tolerances. It goes through
+``torch.testing.assert_close``, which refuses NaN, a wrong shape and a broadcast, and holds the *relative Frobenius*
+error of the whole tensor, so that a large entry cannot hide behind many small ones, nor a tiny one fail on rounding.
 """
 
 import torch
@@ -30,7 +30,9 @@ def assert_close(actual: Tensor, expected: Tensor, relative: float | None = None
 
 
 def assert_as_precise(actual: Tensor, theirs: Tensor, exact: Tensor) -> None:
-    """Hold error(ours) <= 2 error(torch in the same dtype) + 2 eps max|exact|, both against float64, at every entry."""
+    """Hold error(ours) <= 2 error(torch in the same dtype) + 2 eps max|exact|, both against float64, each error the
+    largest of all entries.
+    """
     assert exact.dtype == torch.float64
     assert actual.dtype == theirs.dtype
     assert actual.shape == theirs.shape == exact.shape

@@ -97,7 +97,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]  # the deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".nnlab-", dir=folder) as workspace:
+        with tempfile.TemporaryDirectory(prefix=".nnlab-", dir=folder.absolute()) as workspace:
             yield Path(workspace)
     finally:
         for path in made:
@@ -119,7 +119,7 @@ def _from_torchvision(name: str, files: Sequence[FileSpec], workspace: Path) -> 
         reasons = []
         for mirror in published.mirrors:
             try:
-                with _quiet_and_bounded():
+                with _bounded():
                     download_url(mirror + archive, workspace, filename=archive, md5=md5[archive])
                 break
             except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -130,12 +130,12 @@ def _from_torchvision(name: str, files: Sequence[FileSpec], workspace: Path) -> 
 
 
 @contextlib.contextmanager
-def _quiet_and_bounded() -> Iterator[None]:
-    """No progress bar, and a bound on each wait for the network."""
+def _bounded() -> Iterator[None]:
+    """Torchvision's progress bar alone on standard error, and a bound on each wait for the network."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         socket.setdefaulttimeout(before)

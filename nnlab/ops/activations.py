@@ -127,12 +127,12 @@ def relu_forward(u: Tensor) -> Tensor:
 
 
 def relu_backward(grad_output: Tensor, z: Tensor) -> Tensor:
-    """∂E/∂u = ∂E/∂z where u > 0, which is where z > 0, else 0; h'(0) = 0 as in torch.
+    """∂E/∂u = ∂E/∂z, but 0 where u <= 0, which is where z = 0; so h'(0) = 0 as in torch.
 
     Arguments, result and errors are those of ``sigmoid_backward``.
     """
     check_tensors(grad_output=(grad_output, "..."), z=(z, "..."))
-    return torch.where(z > 0, grad_output, 0)
+    return torch.where(z <= 0, 0, grad_output)  # a NaN in z is not hidden
 
 
 class Activation(NamedTuple):

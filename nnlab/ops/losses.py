@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from nnlab.ops.reduction import Reduction, check_samples, reduce_backward, reduce_forward
-from nnlab.validation import check_labels, check_tensors
+from nnlab.ops.reduction import Reduction, reduce_backward, reduce_forward
+from nnlab.validation import check_labels, check_range, check_tensors
+
+Weight = Tensor | None
 
 
 def sum_of_squares_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Tensor | None = None
+    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """Sum-of-squares error, Eₙ = ½ Σₖ (yₖ − tₖ)².
 
@@ -34,28 +36,22 @@ def sum_of_squares_forward(
     tensor(1.3878)
     """
     check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
     return reduce_forward(0.5 * (logits - target).square().sum(1), reduction, sample_weight)
 
 
 def sum_of_squares_backward(
-    grad_output: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    reduction: Reduction = "sum",
-    sample_weight: Tensor | None = None,
+    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """∂E/∂y = (y − t) ∂E/∂Eₙ, the first factor of eq. 3.11; (N, K). The target is data and gets no gradient.
 
     ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
     """
     check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
-    return (logits - target) * reduce_backward(grad_output, len(logits), reduction, sample_weight)
+    return (logits - target) * reduce_backward(grad_output, logits, reduction, sample_weight)
 
 
 def binary_cross_entropy_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Tensor | None = None
+    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """Logistic cross-entropy of K sigmoid outputs, Eₙ = −Σₖ [tₖ log σ(uₖ) + (1 − tₖ) log(1 − σ(uₖ))].
 
@@ -64,14 +60,14 @@ def binary_cross_entropy_forward(
     Args:
         logits: u, (N, K).
         target: t in [0, 1], (N, K); one-hot for K classes.
-        reduction: "sum" over the samples or "mean".
-        sample_weight: wₙ >= 0, (N,); all 1 when None.
+        reduction: as in ``sum_of_squares_forward``.
+        sample_weight: likewise.
 
     Returns:
         E, a scalar tensor, finite for |u| up to 1e4 and beyond.
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, an unknown reduction, or a mean over no samples.
+        ValueError: as ``sum_of_squares_forward``, or a target outside [0, 1].
 
     Source: chapter 3, the cost of section 3.4.
 
@@ -79,43 +75,39 @@ def binary_cross_entropy_forward(
     tensor(10000.)
     """
     check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
-    errors = ((1 - target) * logits - logsigmoid(logits)).sum(1)  # log(1 − σ(u)) = log σ(u) − u
-    return reduce_forward(errors, reduction, sample_weight)
+    check_range("target", target, 0, 1)
+    errors = target * logsigmoid(logits) + (1 - target) * logsigmoid(-logits)  # 1 − σ(u) = σ(−u)
+    return reduce_forward(-errors.sum(1), reduction, sample_weight)
 
 
 def binary_cross_entropy_backward(
-    grad_output: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    reduction: Reduction = "sum",
-    sample_weight: Tensor | None = None,
+    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """δ = ∂E/∂u = (σ(u) − t) ∂E/∂Eₙ, (N, K): the sigmoid's h'(u) cancels against the loss.
 
     ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
     """
     check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
-    return (torch.sigmoid(logits) - target) * reduce_backward(grad_output, len(logits), reduction, sample_weight)
+    check_range("target", target, 0, 1)
+    return (torch.sigmoid(logits) - target) * reduce_backward(grad_output, logits, reduction, sample_weight)
 
 
 def softmax_cross_entropy_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Tensor | None = None
+    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """Cross-entropy of a softmax over K classes, Eₙ = log Σₖ e^{uₖ} − u_t.
 
     Args:
         logits: u, (N, K).
         target: class labels t in 0 … K−1, int64, (N,).
-        reduction: "sum" over the samples or "mean".
-        sample_weight: wₙ >= 0, (N,); all 1 when None.
+        reduction: as in ``sum_of_squares_forward``.
+        sample_weight: likewise.
 
     Returns:
         E, a scalar tensor, finite for |u| up to 1e4 and beyond.
 
     Raises:
-        ValueError: as the other losses, or a label out of range.
+        ValueError: as ``sum_of_squares_forward``, or a label out of range.
 
     Source: Bishop (2006), "Pattern Recognition and Machine Learning", eq. 4.108.
 
@@ -124,17 +116,12 @@ def softmax_cross_entropy_forward(
     """
     check_tensors(logits=(logits, "N K"))
     check_labels(target, logits, logits.shape[1])
-    check_samples(logits, reduction, sample_weight)
     errors = -log_softmax(logits, 1).gather(1, target[:, None]).squeeze(1)
     return reduce_forward(errors, reduction, sample_weight)
 
 
 def softmax_cross_entropy_backward(
-    grad_output: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    reduction: Reduction = "sum",
-    sample_weight: Tensor | None = None,
+    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
 ) -> Tensor:
     """δ = ∂E/∂u = (softmax(u) − onehot(t)) ∂E/∂Eₙ, (N, K).
 
@@ -142,10 +129,9 @@ def softmax_cross_entropy_backward(
     """
     check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"))
     check_labels(target, logits, logits.shape[1])
-    check_samples(logits, reduction, sample_weight)
     delta = torch.softmax(logits, 1)
     delta.scatter_add_(1, target[:, None], delta.new_full((len(target), 1), -1.0))
-    return delta * reduce_backward(grad_output, len(logits), reduction, sample_weight)
+    return delta * reduce_backward(grad_output, logits, reduction, sample_weight)
 
 
 class Loss(NamedTuple):

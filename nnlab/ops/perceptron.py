@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nnlab.ops.linear import linear_forward
-from nnlab.ops.reduction import Reduction, check_samples, reduce_backward, reduce_forward
-from nnlab.validation import check_positive, check_tensors
+from nnlab.ops.reduction import Reduction, reduce_backward, reduce_forward
+from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
 
 StepFunction = Callable[[Tensor], Tensor]
 
@@ -18,6 +18,7 @@ def step(u: Tensor) -> Tensor:
     >>> step(torch.tensor([-0.1, 0.0, 0.5]))
     tensor([0., 1., 1.])
     """
+    check_tensors(u=(u, "..."))
     return (u >= 0).to(u.dtype)
 
 
@@ -48,6 +49,7 @@ def perceptron_predict(u: Tensor) -> Tensor:
     tensor([1])
     """
     check_tensors(u=(u, "N K"))
+    check_at_least("the number of units in u", u.shape[1], 1)
     return (u[:, 0] >= 0).long() if u.shape[1] == 1 else u.argmax(1)
 
 
@@ -74,7 +76,7 @@ def perceptron_loss_forward(
         ValueError: shapes, dtypes or devices disagree, an unknown reduction, or a mean over no samples.
     """
     check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
+    check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
     return reduce_forward(((g(logits) - target) * logits).sum(1), reduction, sample_weight)
 
 
@@ -88,8 +90,8 @@ def perceptron_loss_backward(
 ) -> Tensor:
     """∂E/∂u = (y − d) ∂E/∂Eₙ, (N, K), with y held constant; the arguments are the forward's."""
     check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"), target=(target, "N K"))
-    check_samples(logits, reduction, sample_weight)
-    return (g(logits) - target) * reduce_backward(grad_output, len(logits), reduction, sample_weight)
+    check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
+    return (g(logits) - target) * reduce_backward(grad_output, logits, reduction, sample_weight)
 
 
 def perceptron_rule(
@@ -120,6 +122,7 @@ def perceptron_rule(
             [1.]]), tensor([[-1.5000, -0.5000]]), tensor([-0.5000]))
     """
     check_tensors(x=(x, "N I"), target=(target, "N K"), weight=(weight, "K I"), bias=(bias, "K"))
+    check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
     check_positive("lr", lr)
     weight, bias, error = weight.clone(), bias.clone(), torch.empty_like(target)
     for n, (x_n, d_n) in enumerate(zip(x, target, strict=True)):

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from nnlab.ops.perceptron import StepFunction, perceptron_net_input, perceptron_rule, step
-from nnlab.validation import check_at_least, check_positive, check_tensors
+from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
 
 
 def perceptron_rule_blocked(
     x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, lr: float, g: StepFunction = step, block: int = 64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``perceptron_rule`` in blocks of samples: the same arguments, results and errors, with far fewer operations.
+    """``perceptron_rule`` in blocks of samples: the same arguments, and the same results to the last bit.
 
-    The one difference is rounding: the two add the same numbers in another order. A block in which a net input lies
-    within its rounding bound of 0 is therefore learnt sample by sample. On integers in float64 no sum rounds, and the
-    two are equal to the last bit.
+    Nearly all of the work is a few matrix products per block. Their sums round otherwise than the sequential rule's, so
+    a block in which a net input lies within its rounding bound of 0 is learnt sample by sample, and the changes are
+    made one by one, in order, where a sample was misjudged.
 
     Args:
         x: (N, I).
@@ -38,14 +38,16 @@ def perceptron_rule_blocked(
         ValueError: as ``perceptron_rule``, or a block below 1.
     """
     check_tensors(x=(x, "N I"), target=(target, "N K"), weight=(weight, "K I"), bias=(bias, "K"))
+    check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
     check_positive("lr", lr)
     check_at_least("block", block, 1)
-    errors = []
+    weight, bias, errors = weight.clone(), bias.clone(), []
     for x_b, d_b in zip(torch.split(x, block), torch.split(target, block), strict=True):
         error, certain = _fixed_point(x_b, d_b, weight, bias, lr, g)
         if certain:
-            weight = torch.addmm(weight, error.T, x_b, alpha=-lr)
-            bias = bias.sub(error.sum(0), alpha=lr)
+            for n in error.any(1).nonzero().flatten().tolist():
+                weight.addr_(error[n], x_b[n], alpha=-lr)
+                bias.add_(error[n], alpha=-lr)
         else:
             error, weight, bias = perceptron_rule(x_b, d_b, weight, bias, lr, g)
         errors.append(error)
@@ -68,7 +70,8 @@ def _fixed_point(
         error = latest
     # |Σᵢ wᵢ xᵢ| <= ‖w‖ ‖x‖, and a sum of n terms in any order errs by at most n ε Σ|terms| to first order
     length = gram.diagonal().sqrt()  # ‖[1, x]‖, (B,)
-    magnitude = length[:, None] * torch.hypot(weight.norm(dim=1), bias)  # (B, K)
+    finest = (x.shape[1] * torch.finfo(x.dtype).tiny) ** 0.5  # below it the squares of a norm underflow
+    magnitude = length[:, None] * torch.hypot(weight.norm(dim=1), bias).clamp(min=finest)  # (B, K)
     magnitude = magnitude + lr * length[:, None] * (length[:, None] * error.abs()).cumsum(0)
     bound = 2 * (x.shape[1] + len(x) + 2) * torch.finfo(x.dtype).eps * magnitude
     return error, bool((u.abs() > bound).all())

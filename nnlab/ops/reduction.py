@@ -13,25 +13,6 @@ from nnlab.validation import ArgumentError, check_choice, check_sample_weight, c
 Reduction = Literal["sum", "mean"]
 
 
-def check_samples(logits: Tensor, reduction: str, sample_weight: Tensor | None) -> None:
-    """Hold the arguments that every loss shares to their conventions.
-
-    Args:
-        logits: (N, K).
-        reduction: "sum" or "mean".
-        sample_weight: (N,), or None.
-
-    Raises:
-        ValueError: an unknown reduction, a mean over no samples, weights of a wrong shape, dtype, device or sign.
-    """
-    check_choice("reduction", reduction, ("sum", "mean"))
-    if len(logits) == 0 and reduction == "mean":
-        raise ArgumentError("reduction", "must be 'sum' for a batch of 0 samples, got 'mean'")
-    if sample_weight is not None:
-        check_tensors(logits=(logits, "N K"), sample_weight=(sample_weight, "N"))
-        check_sample_weight(sample_weight)
-
-
 def reduce_forward(errors: Tensor, reduction: Reduction, sample_weight: Tensor | None) -> Tensor:
     """E from the errors of the samples.
 
@@ -42,26 +23,43 @@ def reduce_forward(errors: Tensor, reduction: Reduction, sample_weight: Tensor |
 
     Returns:
         E, a scalar tensor.
+
+    Raises:
+        ValueError: an unknown reduction, a mean over no samples, weights of a wrong shape, dtype, device or sign.
     """
+    _check(errors, reduction, sample_weight)
     total = (errors if sample_weight is None else errors * sample_weight).sum()
     if reduction == "sum":
         return total
     return total / (len(errors) if sample_weight is None else sample_weight.sum())
 
 
-def reduce_backward(grad_output: Tensor, n: int, reduction: Reduction, sample_weight: Tensor | None) -> Tensor:
+def reduce_backward(grad_output: Tensor, logits: Tensor, reduction: Reduction, sample_weight: Tensor | None) -> Tensor:
     """∂E/∂Eₙ, the transpose of ``reduce_forward``, shaped to multiply (N, K).
 
     Args:
         grad_output: the gradient with respect to E, a scalar tensor.
-        n: N.
+        logits: (N, K), of which N counts.
         reduction: as in the forward.
         sample_weight: as in the forward.
 
     Returns:
         a scalar tensor, or (N, 1) with sample weights.
+
+    Raises:
+        ValueError: as the forward.
     """
+    _check(logits, reduction, sample_weight)
     scale = grad_output
     if reduction == "mean":
-        scale = scale / (n if sample_weight is None else sample_weight.sum())
+        scale = scale / (len(logits) if sample_weight is None else sample_weight.sum())
     return scale if sample_weight is None else scale * sample_weight[:, None]
+
+
+def _check(samples: Tensor, reduction: str, sample_weight: Tensor | None) -> None:
+    check_choice("reduction", reduction, ("sum", "mean"))
+    if len(samples) == 0 and reduction == "mean":
+        raise ArgumentError("reduction", "must be 'sum' for a batch of 0 samples, got 'mean'")
+    if sample_weight is not None:
+        check_tensors(logits=(samples, "N K" if samples.ndim == 2 else "N"), sample_weight=(sample_weight, "N"))
+        check_sample_weight(sample_weight)

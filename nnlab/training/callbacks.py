@@ -52,7 +52,7 @@ class KeepOnInterrupt(L.Callback):
         """Save the model, if it was an interrupt that ended training."""
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.log_dir:
             path = Path(self.dirpath or trainer.log_dir) / "interrupted.ckpt"
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)  # the whole state, to go on from
             self.ckpt_path = path
         self._restore()
 

@@ -1,11 +1,9 @@
 """``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
 
 import csv
-import logging
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +22,7 @@ from nnlab.training.callbacks import EpochBar, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
+from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named
 from nnlab.validation import ArgumentError, check_positive
 
@@ -215,7 +214,7 @@ def run(arguments: Sequence[str]) -> None:
         SystemExit: 2 for a user's error, 130 after Ctrl-C.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
-    _quiet()
+    quiet()
     learner = None
     try:
         learner = Parser.learner = chosen_learner(arguments)
@@ -228,25 +227,6 @@ def run(arguments: Sequence[str]) -> None:
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
         sys.exit(USER_ERROR)
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says of things that are as they should be, and its advertisements."""
-    # --optimizer takes the place of configure_optimizers on purpose
-    warnings.filterwarnings("ignore", r".*configure_optimizers` will be overridden")
-    # every run has a folder of its own, so a resumed or tested checkpoint always comes from another
-    warnings.filterwarnings("ignore", "The dirpath has changed from")
-    # Lightning's own use of torch.utils._pytree
-    warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", module=r"lightning\.pytorch\.utilities\._pytree")
-    # bf16-mixed; the summary only estimates the size in megabytes
-    warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
-    # --data.val_size=0
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(sys.stdout)  # standard error is for errors
-            handler.addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

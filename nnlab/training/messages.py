@@ -1,0 +1,37 @@
+"""What the command's libraries say: to standard output, and only what tells the user something."""
+
+import logging
+import sys
+import warnings
+
+EXPECTED = (
+    # --optimizer takes the place of configure_optimizers on purpose
+    (r".*configure_optimizers` will be overridden", ""),
+    # every run has a folder of its own, so a resumed or tested checkpoint always comes from another
+    ("The dirpath has changed from", ""),
+    # bf16-mixed; the summary only estimates the size in megabytes
+    ("Precision .* is not supported by the model summary", ""),
+    # --data.val_size=0
+    ("Total length of `list` across ranks is zero", ""),
+    # Lightning's own use of torch.utils._pytree
+    (r".*LeafSpec.*is deprecated", r"lightning\.pytorch\.utilities\._pytree"),
+)
+"""Warnings about what is as it should be: message and module, as regular expressions."""
+
+
+class _StandardOutput(logging.Handler):
+    """Writes to what ``sys.stdout`` is at the time; standard error is for errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stdout)
+
+
+def quiet() -> None:
+    """Show the log of nnlab and Lightning on standard output, without expected warnings and advertisements."""
+    for message, module in EXPECTED:
+        warnings.filterwarnings("ignore", message, module=module)
+    logging.getLogger("nnlab").setLevel(logging.INFO)
+    for name in ("nnlab", "lightning.pytorch", "lightning.fabric"):
+        handler = _StandardOutput()
+        handler.addFilter(lambda record: "Tip:" not in record.getMessage())
+        logging.getLogger(name).handlers = [handler]

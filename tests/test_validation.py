@@ -1,0 +1,211 @@
+import math
+
+import pytest
+import torch
+
+from nnlab.validation import (
+    ArgumentError,
+    check_at_least,
+    check_choice,
+    check_labels,
+    check_not_negative,
+    check_positive,
+    check_sample_weight,
+    check_tensors,
+    resolve_device,
+)
+
+
+def zeros(*shape: int, **kwargs) -> torch.Tensor:
+    return torch.zeros(shape, **kwargs)
+
+
+def refused(message: str):
+    """One ArgumentError with exactly this message, named after its first word."""
+    return pytest.raises(ArgumentError, match=f"^{message}$")
+
+
+def test_an_argument_error_knows_its_argument_and_is_a_value_error():
+    error = ArgumentError("lr", "must be greater than 0")
+    assert isinstance(error, ValueError)
+    assert error.argument == "lr"
+    assert str(error) == "lr must be greater than 0"
+
+
+# ---- tensors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"x": (zeros(5, 3), "N I"), "weight": (zeros(2, 3), "O I"), "bias": (zeros(2), "O")},
+        {"x": (zeros(3, 3), "N I"), "weight": (zeros(3, 3), "O I")},
+        {"x": (zeros(0, 3), "N I"), "weight": (zeros(0, 3), "O I")},
+        {"scalar": (zeros(), ""), "x": (zeros(5), "N")},
+        {"a": (zeros(2, 3, 4), "..."), "b": (zeros(2, 3, 4), "...")},
+        {"a": (zeros(), "..."), "b": (zeros(), "...")},
+        {"x": (zeros(2, dtype=torch.bfloat16), "N"), "y": (zeros(2, dtype=torch.bfloat16), "N")},
+        {"x": (zeros(2, device="meta"), "N"), "y": (zeros(2, device="meta"), "N")},
+        {"x": (zeros(4, 4).T[::2], "N I")},
+    ],
+)
+def test_tensors_that_agree_pass(arguments):
+    check_tensors(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": ([1.0], "N")}, r"x must be a torch\.Tensor, got list"),
+        ({"x": (None, "N")}, r"x must be a torch\.Tensor, got NoneType"),
+        ({"x": (zeros(2), "N"), "y": (1.0, "N")}, r"y must be a torch\.Tensor, got float"),
+        ({"x": (zeros(2, dtype=torch.int64), "N")}, "x must be a floating-point tensor, got int64"),
+        ({"x": (zeros(2, dtype=torch.bool), "N")}, "x must be a floating-point tensor, got bool"),
+        ({"x": (zeros(2, dtype=torch.complex64), "N")}, "x must be a floating-point tensor, got complex64"),
+        (
+            {"x": (zeros(2), "N"), "y": (zeros(2).double(), "N")},
+            "y must have the dtype of x, float32, got float64",
+        ),
+        ({"x": (zeros(2), "N"), "y": (zeros(2).long(), "N")}, "y must have the dtype of x, float32, got int64"),
+        (
+            {"x": (zeros(2), "N"), "y": (zeros(2, device="meta"), "N")},
+            "y must be on the device of x, cpu, got meta",
+        ),
+        ({"x": (zeros(2), "N I")}, r"x must have shape \(N, I\), got \(2,\)"),
+        ({"x": (zeros(2, 1), "N")}, r"x must have shape \(N,\), got \(2, 1\)"),
+        ({"x": (zeros(1), "")}, r"x must have shape \(\), got \(1,\)"),
+        ({"x": (zeros(2, 3), "N N")}, r"x must have shape \(N, N\), got \(2, 3\)"),
+        (
+            {"x": (zeros(5, 3), "N I"), "w": (zeros(2, 4), "O I")},
+            r"w must have shape \(O, I\) with I = 3 as in x, got \(2, 4\)",
+        ),
+        (
+            {"x": (zeros(5, 3), "N I"), "w": (zeros(3), "O I")},
+            r"w must have shape \(O, I\) with I = 3 as in x, got \(3,\)",
+        ),
+        (
+            {"x": (zeros(5, 3), "N I"), "w": (zeros(2, 3), "O I"), "y": (zeros(5, 3), "N O")},
+            r"y must have shape \(N, O\) with N = 5 as in x and O = 2 as in w, got \(5, 3\)",
+        ),
+        (
+            {"a": (zeros(3), "..."), "b": (zeros(1, 3), "...")},
+            r"b must have the shape of a, \(3,\), got \(1, 3\)",
+        ),
+        ({"a": (zeros(3), "..."), "b": (zeros(), "...")}, r"b must have the shape of a, \(3,\), got \(\)"),
+    ],
+)
+def test_tensors_that_disagree_are_named(arguments, message):
+    with refused(message) as caught:
+        check_tensors(**arguments)
+    assert caught.value.argument == message.split()[0]
+
+
+@pytest.mark.parametrize("other", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_device_is_named_as_torch_names_it(other):
+    x, y = zeros(2, device=other), zeros(2, device="meta")
+    with refused(f"y must be on the device of x, {x.device}, got meta"):
+        check_tensors(x=(x, "N"), y=(y, "N"))
+
+
+# ---- labels and sample weights ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 2], [2, 2, 2, 2], []])
+def test_labels_in_range_pass(labels):
+    check_labels(torch.tensor(labels, dtype=torch.int64), zeros(len(labels), 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], r"target must be a torch\.Tensor, got list"),
+        (torch.tensor([0.0, 1.0]), "target must hold class labels as int64, got float32"),
+        (torch.tensor([0, 1]).int(), "target must hold class labels as int64, got int32"),
+        (torch.tensor([True, False]), "target must hold class labels as int64, got bool"),
+        (torch.tensor([0, 1]).to("meta"), "target must be on cpu, got meta"),
+        (torch.tensor([0, 1, 2]), r"target must have shape \(N,\) with N = 2, got \(3,\)"),
+        (torch.tensor([[0], [1]]), r"target must have shape \(N,\) with N = 2, got \(2, 1\)"),
+        (torch.tensor(0), r"target must have shape \(N,\) with N = 2, got \(\)"),
+        (torch.tensor([0, 3]), "target must hold labels from 0 to 2, got 3"),
+        (torch.tensor([-1, 2]), "target must hold labels from 0 to 2, got -1"),
+        (torch.tensor([-1, 9]), "target must hold labels from 0 to 2, got -1"),
+        (torch.tensor([2**62, 0]), f"target must hold labels from 0 to 2, got {2**62}"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, message):
+    with refused(message):
+        check_labels(labels, zeros(2, 3), 3)
+    with refused(message.replace("target", "labels", 1)):
+        check_labels(labels, zeros(2, 3), 3, "labels")
+
+
+@pytest.mark.parametrize("weight", [[1.0], [0.0, 1e-30], [5.0, 0.0, 2.0], []])
+def test_sample_weights_that_weigh_pass(weight):
+    check_sample_weight(torch.tensor(weight))
+
+
+@pytest.mark.parametrize(
+    ("weight", "problem"),
+    [
+        ([1.0, -1e-30], "must be finite and not negative"),
+        ([math.nan, 1.0], "must be finite and not negative"),
+        ([1.0, math.inf], "must be finite and not negative"),
+        ([-math.inf, 1.0], "must be finite and not negative"),
+        ([0.0, 0.0], "must not be zero for every sample"),
+        ([-0.0], "must not be zero for every sample"),
+    ],
+)
+def test_sample_weights_that_do_not_are_refused(weight, problem):
+    with refused(f"sample_weight {problem}"):
+        check_sample_weight(torch.tensor(weight))
+
+
+# ---- numbers and names ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["Sum", "", "su", None, 0])
+def test_a_choice_outside_the_list_names_them_all(value):
+    check_choice("reduction", "sum", ["sum", "mean"])
+    with refused(f"reduction must be one of 'sum', 'mean', got {value!r}"):
+        check_choice("reduction", value, ["sum", "mean"])
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "2", None, math.nan])
+def test_a_whole_number_below_its_minimum_or_none_is_refused(value):
+    check_at_least("block", 1, 1)
+    check_at_least("block", 10**12, 1)
+    with refused(f"block must be a whole number of at least 1, got {value!r}"):
+        check_at_least("block", value, 1)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.0, -1e-300, math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_positive_is_refused(value):
+    check_positive("lr", 5e-324)
+    check_positive("lr", 1)
+    with refused(f"lr must be a number greater than 0, got {value!r}"):
+        check_positive("lr", value)
+
+
+@pytest.mark.parametrize("value", [-1, -5e-324, math.nan, math.inf, -math.inf])
+def test_a_number_that_is_negative_is_refused(value):
+    check_not_negative("l2", 0)
+    check_not_negative("l2", -0.0)
+    check_not_negative("l2", 1e300)
+    with refused(f"l2 must be a number of at least 0, got {value!r}"):
+        check_not_negative("l2", value)
+
+
+# ---- devices ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("there_is_one", "automatic"), [(True, "cuda"), (False, "cpu")])
+def test_a_device_is_found_by_its_name(there_is_one, automatic, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
+    assert resolve_device("auto") == torch.device(automatic)
+    assert resolve_device("cpu") == torch.device("cpu")
+    if there_is_one:
+        assert resolve_device("cuda:0") == torch.device("cuda", 0)
+    else:
+        with refused("device must be 'cpu' or 'auto' where torch finds no CUDA device, got 'cuda'"):
+            resolve_device("cuda")
