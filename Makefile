@@ -22,7 +22,7 @@ train: setup
 	$(BIN)/nnlab test --config configs/mlp.yaml
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --basetemp=.pytest_tmp
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -33,4 +33,4 @@ lint: setup
 check: lint test
 
 clean:
-	rm -rf .venv build nnlab.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build nnlab.egg-info .pytest_cache .pytest_tmp .hypothesis .mypy_cache .ruff_cache .import_linter_cache
