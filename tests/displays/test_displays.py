@@ -1,0 +1,265 @@
+"""The displays: their numbers, what they draw, and their refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from nnlab.displays import (
+    ActivationDisplay,
+    DecisionRegionsDisplay,
+    ErrorsPerEpochDisplay,
+    TrainingCurvesDisplay,
+    WeightTilesDisplay,
+    WrongDigitsDisplay,
+    save_picture,
+)
+from nnlab.ops import ACTIVATIONS
+from nnlab.validation import ArgumentError
+
+RNG = np.random.default_rng(0)
+CORNERS = np.array([[0.0, 0.0], [0.0, 1.0], [4.0, 4.0], [4.0, 5.0]])
+
+
+class Threshold:
+    """As bare as the chapter's own class: predicts the higher of two labels where the first feature is above 2."""
+
+    def __init__(self, labels: Any = (0, 1), with_classes: bool = True) -> None:
+        self.labels = np.asarray(labels)
+        if with_classes:
+            self.classes_ = self.labels
+
+    def predict(self, X: Any) -> Any:
+        return self.labels[(np.asarray(X)[:, 0] > 2).astype(int)]
+
+
+def lines(ax: Axes) -> dict[str, Any]:
+    return {line.get_label(): line for line in ax.lines}
+
+
+def texts(ax: Axes) -> list[str]:
+    legend = ax.get_legend()
+    return [] if legend is None else [t.get_text() for t in legend.get_texts()]
+
+
+DRAWN = {
+    "samples": lambda ax: DecisionRegionsDisplay.from_samples(CORNERS, [0, 0, 1, 1], ax=ax),
+    "regions": lambda ax: DecisionRegionsDisplay.from_estimator(Threshold(), CORNERS, [0, 0, 1, 1], ax=ax),
+    "errors": lambda ax: ErrorsPerEpochDisplay.from_estimator(SimpleNamespace(errors_=[2, 1, 0]), ax=ax),
+    "curves": lambda ax: TrainingCurvesDisplay.from_eval({"cost": [3.0, 2.0]}, ax=ax),
+    "activation": lambda ax: ActivationDisplay.from_name("tanh", ax=ax),
+    "wrong": lambda ax: WrongDigitsDisplay.from_predictions(np.zeros((3, 2, 2)), [1, 2, 3], [1, 0, 0], ax=ax),
+    "tiles": lambda ax: WeightTilesDisplay.from_weights(np.eye(4), ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_display_draws_into_given_axes_or_a_new_figure(name: str, tmp_path: Path) -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    display = DRAWN[name](ax)
+    assert display.figure_ is figure
+    assert np.ravel(display.ax_)[0] is ax
+    assert display.plot() is display
+    assert display.figure_ is not figure
+    path = save_picture(display, tmp_path / "new" / "folder" / f"{name}.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    from matplotlib import pyplot as plt
+
+    assert not plt.get_fignums()  # saved and let go
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (-1, 1), ("no", "yes")])
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_regions_hold_the_predictions(labels: tuple, with_classes: bool) -> None:
+    y = np.array([labels[0], labels[1], labels[1], labels[1]])
+    display = DecisionRegionsDisplay.from_estimator(Threshold(labels, with_classes), CORNERS, y, grid_resolution=50)
+    assert display.response.shape == display.xx0.shape == (50, 50)
+    np.testing.assert_array_equal(display.response, display.xx0 > 2)  # the number of the class
+    assert display.wrong.tolist() == [False, True, False, False]
+    assert display.xx0.min() == -0.5
+    assert display.xx1.max() == 5.5
+    assert texts(display.ax_) == [str(labels[0]), str(labels[1]), "misclassified (1)"]
+    np.testing.assert_array_equal(display.ax_.collections[-1].get_offsets(), CORNERS[1:2])  # the ring
+
+
+def test_regions_of_three_classes_through_a_pipeline_and_names() -> None:
+    X = np.vstack([RNG.normal(c, 0.1, (20, 2)) for c in ((0, 0), (3, 0), (0, 3))])
+    y = np.repeat(["a", "b", "c"], 20)
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    display = DecisionRegionsDisplay.from_estimator(
+        model, X, y, feature_names=["width [cm]", "height [cm]"], class_names=["A", "B", "C"]
+    )
+    assert set(np.unique(display.response)) == {0, 1, 2}
+    assert not display.wrong.any()
+    assert texts(display.ax_) == ["A", "B", "C"]
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("width [cm]", "height [cm]")
+
+
+def test_regions_take_tensors_and_a_class_that_no_sample_has() -> None:
+    estimator = Threshold()
+    display = DecisionRegionsDisplay.from_estimator(estimator, torch.from_numpy(CORNERS[:2]), torch.tensor([0, 0]))
+    assert display.classes.tolist() == [0, 1]
+    assert not display.wrong.any()
+
+
+def test_regions_of_an_unfitted_estimator_are_refused() -> None:
+    with pytest.raises(NotFittedError):
+        DecisionRegionsDisplay.from_estimator(LogisticRegression(), CORNERS, [0, 0, 1, 1])
+
+
+def test_errors_per_epoch() -> None:
+    display = ErrorsPerEpochDisplay.from_estimator(SimpleNamespace(errors_=[1, 3, 3, 2, 1, 0]))
+    (line,) = display.ax_.lines
+    assert display.errors.tolist() == line.get_ydata().tolist() == [1, 3, 3, 2, 1, 0]
+    assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6]
+    assert display.ax_.get_xlabel() == "epoch"
+    assert display.ax_.get_ylim()[0] == 0
+
+
+def test_training_curves() -> None:
+    eval_ = {"cost": [9.0, 5.0, 4.0], "train_acc": [0.5, 0.75, 1.0], "valid_acc": [0.4, 0.5, 0.5]}
+    display = TrainingCurvesDisplay.from_estimator(SimpleNamespace(eval_=eval_))
+    cost, accuracy = display.ax_
+    assert cost.lines[0].get_ydata().tolist() == display.cost.tolist() == eval_["cost"]
+    assert accuracy.lines[0].get_ydata().tolist() == [50, 75, 100]
+    assert accuracy.lines[1].get_ydata().tolist() == [40, 50, 50]
+    assert texts(accuracy) == ["training: 100.00% at the end", "validation: 50.00% at the end"]
+    assert accuracy.get_ylabel() == "accuracy [%]"
+
+
+def test_the_validation_cost_has_a_panel_that_marks_its_lowest() -> None:
+    eval_ = {"cost": [9.0, 5.0, 4.0], "train_acc": [0.5, 0.7, 1.0], "valid_acc": [], "valid_cost": [3.0, 2.0, 2.5]}
+    display = TrainingCurvesDisplay.from_eval(eval_)
+    assert display.panels == ["cost", "valid_cost", "accuracy"]
+    assert display.valid_acc is None  # no validation accuracy was kept
+    assert display.ax_[1].get_title() == "validation cost: 2 at best, epoch 2"
+    assert texts(display.ax_[2]) == ["training: 100.00% at the end"]
+
+
+def test_many_epochs_have_no_markers() -> None:
+    (line,) = ErrorsPerEpochDisplay(errors=np.arange(200)).plot().ax_.lines
+    assert line.get_marker() == "None"
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activation_is_nnlabs(name: str) -> None:
+    display = ActivationDisplay.from_name(name, limit=3, n_points=7)
+    u = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3], dtype=torch.float64, requires_grad=True)
+    z = {"identity": lambda v: 1 * v, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[name](u)
+    (slope,) = torch.autograd.grad(z.sum(), u)  # elementwise, so the sum hides nothing
+    np.testing.assert_allclose(display.u, u.detach())
+    np.testing.assert_allclose(display.z, z.detach(), rtol=1e-14)
+    np.testing.assert_allclose(display.slope, slope, rtol=1e-14, atol=1e-16)
+    drawn = lines(display.ax_)
+    assert drawn["$h(u)$"].get_ydata().tolist() == display.z.tolist()
+    assert drawn["$h'(u)$"].get_ydata().tolist() == display.slope.tolist()
+
+
+def test_wrong_digits() -> None:
+    images, target = RNG.random((40, 64)), np.arange(40) % 10
+    predicted = target.copy()
+    predicted[[3, 17, 30]] = [9, 9, 1]
+    estimator = SimpleNamespace(predict=lambda X: predicted)
+    display = WrongDigitsDisplay.from_estimator(estimator, images, target, n_images=2)
+    np.testing.assert_array_equal(display.images, images[[3, 17]].reshape(2, 8, 8))
+    assert (display.target.tolist(), display.predicted.tolist()) == ([3, 7], [9, 9])
+    assert display.ax_.get_title() == "3 of 40 wrong (7.50%); the first 2: target → prediction"
+    assert [t.get_text() for t in display.ax_.texts] == ["3 → ", "9", "7 → ", "9"]
+    drawn = [np.asarray(i.get_array()) for i in display.ax_.images]
+    np.testing.assert_array_equal(drawn, display.images)
+
+
+def test_no_wrong_digits_is_a_picture_too() -> None:
+    display = WrongDigitsDisplay.from_predictions(torch.zeros(4, 2, 2), [1, 2, 3, 4], torch.tensor([1, 2, 3, 4]))
+    assert display.ax_.get_title().startswith("0 of 4 wrong (0.00%)")
+    display.figure_.canvas.draw()
+
+
+def test_weight_tiles() -> None:
+    weights = RNG.normal(size=(6, 5))  # 6 pixels, 5 units
+    for estimator in (
+        SimpleNamespace(w_h=torch.from_numpy(weights)),
+        SimpleNamespace(coefs_=[weights, None]),
+        SimpleNamespace(coef_=weights.T),
+    ):
+        display = WeightTilesDisplay.from_estimator(estimator, shape=(2, 3))
+        np.testing.assert_array_equal(display.tiles, weights.T.reshape(5, 2, 3))
+        image = display.ax_.images[0]
+        assert image.get_clim() == (-display.limit, display.limit)
+        assert 0 < display.limit <= np.abs(weights).max()
+        drawn = np.asarray(image.get_array().filled(np.nan))
+        np.testing.assert_array_equal(drawn[:2, :3], display.tiles[0])
+        np.testing.assert_array_equal(drawn[:2, 4:7], display.tiles[1])
+        np.testing.assert_array_equal(drawn[3:, :3], display.tiles[3])
+
+
+def test_weights_of_zero_are_white() -> None:
+    assert WeightTilesDisplay.from_weights(np.zeros((4, 2))).limit == 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: DecisionRegionsDisplay(X=np.zeros((3, 3)), y=[0, 1, 0]), "X must have two features, got 3"),
+        (lambda: DecisionRegionsDisplay(X=np.zeros(3), y=[0, 1, 0]), "X must have 2 dimensions"),
+        (lambda: DecisionRegionsDisplay(X=CORNERS, y=[0, 1]), "y must have a label for each of the 4 samples, got 2"),
+        (lambda: DecisionRegionsDisplay(X=np.zeros((11, 2)), y=range(11)), "y must have 10 classes at most, got 11"),
+        (
+            lambda: DecisionRegionsDisplay(X=CORNERS, y=[0, 1, 0, 1], class_names=["a"]),
+            "class_names must be 2 names, got 1",
+        ),
+        (
+            lambda: DecisionRegionsDisplay(X=CORNERS, y=[0, 1, 0, 1], feature_names=["a"]),
+            "feature_names must be two names, got 1",
+        ),
+        (lambda: ErrorsPerEpochDisplay(errors=[]), "errors must have at least one epoch"),
+        (
+            lambda: ErrorsPerEpochDisplay.from_estimator(SimpleNamespace()),
+            "estimator must be fitted and have errors_, got SimpleNamespace",
+        ),
+        (lambda: TrainingCurvesDisplay.from_eval({"loss": [1]}), "eval_ must have the key 'cost', got"),
+        (lambda: TrainingCurvesDisplay(cost=[]), "cost must have at least one epoch"),
+        (lambda: TrainingCurvesDisplay(cost=[1, 2], train_acc=[1]), "train_acc must have the 2 epochs of cost, got 1"),
+        (
+            lambda: TrainingCurvesDisplay(cost=[1], train_acc=[1]).plot(Figure().subplots()),
+            "ax must be 2 axes, for cost, accuracy; got 1",
+        ),
+        (lambda: ActivationDisplay.from_name("swish"), "name must be one of"),
+        (lambda: ActivationDisplay.from_name("tanh", limit=0), "limit must be a number greater than 0"),
+        (
+            lambda: WrongDigitsDisplay.from_predictions(np.zeros((3, 4)), [1, 2], [1, 2]),
+            "y_pred must be one for each image, got 3, 2, 2",
+        ),
+        (
+            lambda: WrongDigitsDisplay.from_predictions(np.zeros((2, 5)), [1, 2], [1, 1]),
+            "image_shape must be given: 5 pixels make no square",
+        ),
+        (lambda: WeightTilesDisplay.from_weights(np.zeros((6, 2)), shape=(2, 2)), "must have 6 pixels, got 2 × 2"),
+        (lambda: WeightTilesDisplay.from_estimator(SimpleNamespace()), "must be fitted and have w_h or coefs_"),
+    ],
+)
+def test_refusals(draw: Any, message: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        draw()
+    assert message in str(caught.value)
+
+
+def test_pyplot_is_not_imported_until_a_figure_is_asked_for() -> None:
+    code = (
+        "import sys; from matplotlib.figure import Figure; from nnlab.displays import ActivationDisplay;"
+        "ActivationDisplay.from_name('tanh', ax=Figure().subplots());"
+        "sys.exit('matplotlib.pyplot' in sys.modules or 'nnlab.estimators' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
