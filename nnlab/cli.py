@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 COMMANDS = {
     "fit": "train a model, and keep the best and the last checkpoint",
@@ -23,6 +24,11 @@ A wrong one is answered by a line that says what to change, and exit status 2; -
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what there is\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
@@ -33,12 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: always with the status, which is 0, or 2 for a user's error, or 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--debug"]:
+        arguments = [*arguments[1:], "--debug"]
     if arguments and arguments[0] in COMMANDS:
         from nnlab.training.command import run  # noqa: PLC0415 - importing Lightning takes seconds
 
         run(arguments)
         return
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
         epilog=EPILOG,

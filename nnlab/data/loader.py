@@ -66,7 +66,7 @@ class ResidentLoader:
         self._permutation = torch.arange(len(images))
         self._position = len(self)  # batches yielded in this epoch; at len(self) the next epoch is due
         self._resumes = False
-        self._epoch = 0  # counts iter(), so that an iterator notices when it is overtaken
+        self._epoch = 0  # counts beginnings, so that an iterator notices when it is overtaken
         if shuffle or world_size > 1:
             n_own = len(self._own(self._permutation))
             self._buffers = images.new_empty(n_own, *images.shape[1:]), labels.new_empty(n_own)
@@ -78,10 +78,22 @@ class ResidentLoader:
         return math.ceil(len(self._images) / (self._world_size * self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Begin a new epoch, or continue the one that ``load_state_dict`` put back.
+        """Begin a new epoch, or continue the one that ``load_state_dict`` put back, when its first batch is asked for.
 
-        An iterator that is still in use when the next begins raises a RuntimeError: its batches are gone.
+        An iterator that is never asked, as Lightning makes one to see whether it can, leaves no trace. One that is
+        still in use when the next begins raises a RuntimeError: its batches are gone.
         """
+        self._begin()
+        epoch, (images, labels) = self._epoch, self._buffers
+        while self._position < len(self):
+            batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
+            self._position += 1  # before the yield: Lightning does not come back after the last batch
+            yield images[batch], labels[batch]
+            if epoch != self._epoch:
+                raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
+
+    def _begin(self) -> None:
+        """Draw the order of the epoch, unless it goes on, and put the samples in it."""
         if not (self._resumes and self._position < len(self)):
             self._position = 0
             if self._shuffle:
@@ -92,18 +104,6 @@ class ResidentLoader:
             own = self._own(self._permutation).to(self._images.device)
             torch.index_select(self._images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])
-        return self._batches(self._epoch)
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self._buffers
-        while True:
-            if epoch != self._epoch:
-                raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
-            if self._position == len(self):
-                return
-            batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
-            self._position += 1  # before the yield: Lightning does not come back after the last batch
-            yield images[batch], labels[batch]
 
     def _own(self, permutation: Tensor) -> Tensor:
         """This rank's part of every global batch, one after the other: batch s is at [s B : (s + 1) B]."""

@@ -1,6 +1,6 @@
 """Lightning modules, data modules, callbacks and optimizers."""
 
-from nnlab.training.callbacks import KeepOnInterrupt, LearningCurve
+from nnlab.training.callbacks import BestAndLast, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
@@ -8,6 +8,7 @@ from nnlab.training.perceptron import LitPerceptron, PerceptronRule
 
 __all__ = [
     "AtomicCheckpointIO",
+    "BestAndLast",
     "KeepOnInterrupt",
     "LearningCurve",
     "LitMLP",

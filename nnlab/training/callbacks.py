@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
@@ -33,26 +33,24 @@ class KeepOnInterrupt(L.Callback):
             raise KeyboardInterrupt
         self._asked = True
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signal over."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signal over, now that Lightning has noted whose it was."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Act on a signal at a point where the model is whole."""
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Act on a signal during validation, too."""
-        if self._asked:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if stepped and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the model, if it was an interrupt that ended training."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.log_dir:
+        if isinstance(exception, KeyboardInterrupt) and self._previous is not None and trainer.log_dir:
             path = Path(self.dirpath or trainer.log_dir) / "interrupted.ckpt"
-            trainer.save_checkpoint(path, weights_only=False)  # the whole state, to go on from
+            trainer.save_checkpoint(path)  # the whole state, to go on from
             self.ckpt_path = path
         self._restore()
 
@@ -64,6 +62,33 @@ class KeepOnInterrupt(L.Callback):
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+class BestAndLast(ModelCheckpoint):
+    """ModelCheckpoint, which keeps the best, and besides it ``last.ckpt``, from which training goes on bit for bit.
+
+    ``last.ckpt`` is written after every epoch, whether it was the best or not, and where ``--trainer.max_steps`` or
+    ``--trainer.max_time`` ends training within an epoch: before Lightning counts that epoch as a whole one.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the last state of an epoch."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
+            self._keep_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep it together with what validation found."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and trainer.is_last_batch:
+            self._keep_last(trainer)
+
+    def _keep_last(self, trainer: L.Trainer) -> None:
+        if self.dirpath and not getattr(trainer, "fast_dev_run", False):
+            self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
 
 
 class EpochBar(TQDMProgressBar):
@@ -79,6 +104,11 @@ class EpochBar(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The figures, without the version number of the logger."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """End the bar, so that what is said next has a line of its own."""
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
 
 
 class LearningCurve(L.Callback):

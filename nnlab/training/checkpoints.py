@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from nnlab.training.classifier import Classifier
 from nnlab.validation import ArgumentError
 
 
@@ -44,20 +45,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader meets
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ArgumentError("ckpt_path", f"is no readable checkpoint: {path} ({reason})") from error
     if not isinstance(checkpoint, dict) or not {"learner", "hyper_parameters", "state_dict"} <= checkpoint.keys():
         raise ArgumentError("ckpt_path", f"is no checkpoint of a learner of nnlab: {path}")
     return checkpoint
 
 
-def check_fits(path: str | os.PathLike[str], learner: type, wanted: Mapping[str, Any]) -> None:
+def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: Mapping[str, Any]) -> None:
     """Hold a checkpoint to the learner and the architecture that were asked for.
 
     Args:
         path: the checkpoint.
-        learner: a subclass of ``Classifier``.
-        wanted: hyper-parameters by name; those in ``learner.architecture`` count.
+        learner: whose name and architecture must be the checkpoint's.
+        wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` of the data.
 
     Raises:
         ArgumentError: naming the argument that differs, what it is in the checkpoint and what was asked for.
@@ -65,7 +66,7 @@ def check_fits(path: str | os.PathLike[str], learner: type, wanted: Mapping[str,
     checkpoint = read_checkpoint(path)
     if checkpoint["learner"] != learner.__name__:
         raise ArgumentError("model", f"is {learner.__name__}, but {path} holds a {checkpoint['learner']}")
-    for name in getattr(learner, "architecture", ()):
-        found = checkpoint["hyper_parameters"].get(name)
-        if name in wanted and found != wanted[name]:
-            raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found}")
+    found = {**checkpoint.get("datamodule_hyper_parameters", {}), **checkpoint["hyper_parameters"]}
+    for name in (*learner.architecture, *({"scaling"} & found.keys())):
+        if name in wanted and found.get(name) != wanted[name]:
+            raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")

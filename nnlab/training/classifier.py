@@ -4,11 +4,33 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
 import lightning as L
+import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
+
+
+class MeanLoss(Metric):
+    """The loss per sample over all batches and processes; a NaN in it is reported, not left out."""
+
+    total: Tensor
+    n: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("n", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, n: int) -> None:
+        """Take in the loss of n samples together."""
+        self.total += total
+        self.n += n
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.total / self.n
 
 
 class Classifier(L.LightningModule, ABC):
@@ -20,11 +42,14 @@ class Classifier(L.LightningModule, ABC):
     architecture: ClassVar[tuple[str, ...]]
     """The hyper-parameters that shape the weights: a checkpoint fits only a learner that agrees in all of them."""
 
+    figures: ClassVar[tuple[str, ...]]
+    """What is logged in training, and can be watched; the first needs no validation."""
+
     def __init__(self, n_classes: int) -> None:
         super().__init__()
         self.metrics = nn.ModuleDict()
         for stage in ("train", "val", "test"):
-            self.metrics[f"{stage}_loss"] = MeanMetric(nan_strategy="disable")  # a NaN is reported, not left out
+            self.metrics[f"{stage}_loss"] = MeanLoss()
             self.metrics[f"{stage}_acc"] = MulticlassAccuracy(n_classes, average="micro", validate_args=False)
 
     @abstractmethod
@@ -35,6 +60,14 @@ class Classifier(L.LightningModule, ABC):
     def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss per sample of logits, (N, K), given labels, (N,)."""
 
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuse a trainer that the learner cannot be trained with."""
+
+    def setup(self, stage: str) -> None:
+        """Look at the trainer before training."""
+        if stage == "fit":
+            self.check_trainer(self.trainer)
+
     def metric(self, name: str) -> Metric:
         """The metric that is logged as ``name``."""
         return cast(Metric, self.metrics[name])
@@ -43,12 +76,13 @@ class Classifier(L.LightningModule, ABC):
         x, labels = batch
         if len(x):  # this process's part of a short tail may be empty
             logits = self.logits(x)
-            self.measure(stage, self.mean_loss(logits, labels), logits, labels)
+            self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
 
-    def measure(self, stage: str, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch into the loss and the accuracy of a stage."""
-        self.metric(f"{stage}_loss").update(mean_loss, weight=len(labels))
-        self.metric(f"{stage}_acc").update(logits, labels)
+    def measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take a batch, and its loss summed over its samples, into the figures of a stage."""
+        self.metric(f"{stage}_loss").update(loss, len(labels))
+        if len(labels):
+            self.metric(f"{stage}_acc").update(logits, labels)
 
     def log_epoch(self, stage: str) -> None:
         """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""

@@ -3,7 +3,6 @@
 import csv
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,19 +11,20 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.data import SPECS, DataError
-from nnlab.training.callbacks import EpochBar, KeepOnInterrupt, LearningCurve
+from nnlab.training.callbacks import BestAndLast, EpochBar, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named
-from nnlab.validation import ArgumentError, check_positive
+from nnlab.training.settings import check_settings
+from nnlab.validation import ArgumentError
 
 USER_ERROR, INTERRUPTED = 2, 130  # exit statuses
 USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
@@ -61,14 +61,13 @@ class NNLabCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the checkpoint and early-stopping options, and let the data set the model's size."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
             {
                 "model": {"class_path": "nnlab.training.LitMLP"},
                 "checkpoint.filename": "best",
                 "checkpoint.monitor": "val_loss",
-                "checkpoint.save_last": True,
                 "early_stopping.monitor": "val_loss",
                 "early_stopping.patience": 5,
             }
@@ -108,20 +107,8 @@ class NNLabCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
-        config = self.config[self.subcommand]
-        if config.optimizer and self.learner.__name__ == "LitPerceptron":
-            raise UserError("LitPerceptron learns by its own rule: leave out --optimizer, and set --model.lr")
-        if config.optimizer and "lr" in config.optimizer.init_args:
-            check_positive("lr", config.optimizer.init_args.lr)
-        if self.subcommand == "fit" and config.data.val_size == 0:
-            watched = [
-                f"--{key}.monitor" for key in ("checkpoint", "early_stopping") if config[key].monitor[:3] == "val"
-            ]
-            if watched:
-                raise UserError(
-                    f"--data.val_size=0 leaves nothing to validate: set {' and '.join(watched)} to train_loss"
-                )
-        _check_writable(Path(config.trainer.default_root_dir))
+        command = self.config.subcommand
+        check_settings(command, self.config[command], self.learner)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
@@ -143,19 +130,19 @@ class NNLabCLI(LightningCLI):
         trainer: L.Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger, **kwargs)
         return trainer
 
-    def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
+    def fit(self, model: Classifier, **kwargs: Any) -> None:
         """Train, and say where the model is and how to test it, also after an interrupt."""
+        model.check_trainer(self.trainer)  # before anything is written
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
         except SystemExit:  # how Lightning ends after Ctrl-C
             if path := self.keeper.ckpt_path:
                 _say(f"interrupted; the model is in {path}. To go on, add --ckpt_path {path}")
             sys.exit(INTERRUPTED)
-        best_keeper = self.trainer.checkpoint_callback
-        if isinstance(best_keeper, ModelCheckpoint) and (best := best_keeper.best_model_path):
-            best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
-            config = Path(best).parent.parent / "config.yaml"
-            _say(f"nnlab test --config {config} --ckpt_path {best}")
+        kept = self.trainer.checkpoint_callback
+        if isinstance(kept, BestAndLast) and (model_path := kept.best_model_path or kept.last_model_path):
+            shown = Path(os.path.relpath(model_path) if Path(model_path).is_relative_to(Path.cwd()) else model_path)
+            _say(f"nnlab test --config {shown.parent.parent / 'config.yaml'} --ckpt_path {shown}")
 
     def validate(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Measure on the validation images."""
@@ -187,16 +174,6 @@ def _loggers(root: Path, name: str) -> list[Logger]:
     if find_spec("tensorboard") is None:
         return [log]
     return [log, TensorBoardLogger(root, name=name, version=f"version_{log.version}")]
-
-
-def _check_writable(root: Path) -> None:
-    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=existing):
-            pass
-    except OSError as error:
-        reason = f"{root} ({error.strerror})"
-        raise ArgumentError("default_root_dir", f"must be a folder that can be written to, got {reason}") from error
 
 
 @rank_zero_only
@@ -231,6 +208,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:
     """The mistake behind an error: the parser wraps what a constructor raises in errors of its own."""
-    while error is not None and not isinstance(error, USER_ERRORS):
+    chain = []
+    while error is not None:
+        chain.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    kinds: tuple[Any, ...] = (USER_ERRORS, ValueError)  # a value that torch or Lightning refused comes second
+    return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)

@@ -31,7 +31,9 @@ def quiet() -> None:
     for message, module in EXPECTED:
         warnings.filterwarnings("ignore", message, module=module)
     logging.getLogger("nnlab").setLevel(logging.INFO)
-    for name in ("nnlab", "lightning.pytorch", "lightning.fabric"):
+    for name in ("nnlab", "lightning"):
         handler = _StandardOutput()
         handler.addFilter(lambda record: "Tip:" not in record.getMessage())
         logging.getLogger(name).handlers = [handler]
+    for name in ("lightning.pytorch", "lightning.fabric"):  # which speak for themselves unless the root logger does
+        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True

@@ -16,9 +16,9 @@ from nnlab.validation import check_at_least, check_choice, check_not_negative
 class LitMLP(Classifier):
     """A multi-layer perceptron trained by hand-written backpropagation.
 
-    It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP: over
-    all processes and accumulated batches together, ``reduction="mean"`` divides by the number of samples and ``"sum"``
-    does not, as on one process with the joined batch.
+    It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP. With
+    ``reduction="sum"``, the processes' and the accumulated batches make one step as the joined batch would on one
+    process. So do the processes' with ``"mean"``; of accumulated batches it takes the mean of their means.
 
     ``train_loss`` is the value whose gradient is applied, per sample; ``val_loss`` and ``test_loss`` leave out the L2
     penalty.
@@ -38,6 +38,7 @@ class LitMLP(Classifier):
     """
 
     architecture = ("in_features", "hidden", "n_classes", "activation")
+    figures = ("train_loss", "train_acc", "val_loss", "val_acc")
 
     def __init__(
         self,
@@ -81,32 +82,37 @@ class LitMLP(Classifier):
         """The loss of a mini-batch, with its hand-written gradient behind it."""
         x, labels = batch
         logits = self.logits(x)
-        share = self._share(len(x))
+        of_error, of_penalty = self._factors(len(x), batch_idx)
         error = self.error(logits, labels, self.reduction if len(x) else "sum")
         penalty = torch.zeros_like(error)
         if self.l2 > 0:
             for weight in list(self.network.parameters())[::2]:
                 penalty = penalty + autograd.l2_penalty(weight, self.l2)
-        if len(x):
-            per_sample = error + penalty if self.reduction == "mean" else (error + penalty / share) / len(x)
-            self.measure("train", per_sample.detach(), logits.detach(), labels)
-        return share * error + penalty
+        loss = (error + penalty) * len(x)  # over the batch's samples
+        if self.reduction == "sum":
+            loss = error + penalty * of_penalty / of_error  # each batch of a step has its part of the one penalty
+        self.measure("train", loss.detach(), logits.detach(), labels)
+        return of_error * error + of_penalty * penalty
 
-    def _share(self, n: int) -> float:
-        """The factor on this process's error that undoes the averaging by DDP and by accumulation."""
+    def _factors(self, n: int, batch_idx: int) -> tuple[float, float]:
+        """The factors on this batch's error and on the penalty that undo the averaging by DDP and by accumulation."""
         trainer = self._trainer
         if trainer is None:
-            return 1.0
+            return 1.0, 1.0
+        batches = trainer.accumulate_grad_batches
+        in_step = min(batches, trainer.num_training_batches - batch_idx // batches * batches)  # an epoch's last: fewer
+        mean = batches / in_step
         if self.reduction == "sum":
-            return float(trainer.world_size * trainer.accumulate_grad_batches)
+            return float(trainer.world_size * batches), mean
         if trainer.world_size == 1:
-            return 1.0
+            return mean, mean
         total: Any = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
-        return float(n * trainer.world_size / total)
+        return float(n * trainer.world_size / total) * mean, mean
 
     def on_train_epoch_end(self) -> None:
-        """Log ``train_loss`` and ``train_acc``."""
-        self.log_epoch("train")
+        """Log ``train_loss`` and ``train_acc``, unless the run goes on from the end of an epoch and ends it again."""
+        if self.metric("train_loss").update_called:
+            self.log_epoch("train")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""

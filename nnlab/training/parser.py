@@ -55,7 +55,9 @@ def chosen_learner(arguments: Sequence[str]) -> type[Classifier]:
 def _learner_in(config: Path) -> str | None:
     try:
         model = yaml.safe_load(config.read_text())["model"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: {config} is no text file") from error
+    except (yaml.YAMLError, KeyError, TypeError):
         return None  # the parser itself will say what is wrong with the file
     name = model.get("class_path") if isinstance(model, dict) else model
     return name if isinstance(name, str) else None
@@ -65,6 +67,8 @@ def flag_of(argument: str, learner: type[Classifier]) -> str:
     """The flag that sets an argument of the model, the data module, the trainer or the optimizer."""
     if argument in FROM_DATA:
         return "--data.name"
+    if argument == "state_dict":  # of the loader, which goes on with the same batches only
+        return "--ckpt_path"
     for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
         if argument in inspect.signature(owner.__init__).parameters:
             return f"--{group}.{argument}"
@@ -86,7 +90,7 @@ def plain(message: str) -> str:
         reasons = [e for e in errors.split(" - ") if "NoneType" not in e and "does not correspond to" not in e]
         value = given.partition("Given value: ")[2]
         text = flag + "; ".join(reasons) + ("" if "(" in value else f". Got value: {value}")
-    text = text.replace(": --", ".")  # --model: --hidden: … is about --model.hidden
+    text = re.sub(r"(--[\w.]+): --", r"\1.", text)  # --model: --hidden: … is about --model.hidden
     return re.sub(r"a <class '(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -58,6 +59,7 @@ class LitPerceptron(Classifier):
     """
 
     architecture = ("in_features", "n_classes")
+    figures = ("train_errors", "val_loss", "val_acc")
 
     train_errors: Tensor
 
@@ -77,20 +79,16 @@ class LitPerceptron(Classifier):
         self.bank = PerceptronBank(in_features, n_classes, bipolar=bipolar)
         self.register_buffer("train_errors", torch.zeros((), dtype=torch.int64))
 
-    def setup(self, stage: str) -> None:
+    def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuse what the sequential rule cannot be true to: several processes, and reduced precision."""
-        if stage != "fit":
-            return
-        if self.trainer.world_size > 1:
+        if trainer.world_size > 1:
             raise ArgumentError(
                 "devices",
                 f"must be 1 for the perceptron, whose rule learns one sample after the other; there are "
-                f"{self.trainer.world_size} processes",
+                f"{trainer.world_size} processes",
             )
-        if self.trainer.precision not in ("32-true", "64-true"):
-            raise ArgumentError(
-                "precision", f"must be 32-true or 64-true for the perceptron, got {self.trainer.precision}"
-            )
+        if trainer.precision not in ("32-true", "64-true"):
+            raise ArgumentError("precision", f"must be 32-true or 64-true for the perceptron, got {trainer.precision}")
 
     def logits(self, x: Tensor) -> Tensor:
         """Net inputs of the units, (N, K)."""
@@ -104,6 +102,8 @@ class LitPerceptron(Classifier):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Learn a batch, sample after sample."""
         x, labels = batch
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run goes on from the end of an epoch
+            self.train_errors.zero_()
         optimizer: Any = self.optimizers()
         error = optimizer.step(x=x, labels=labels)
         self.train_errors += error.count_nonzero()
@@ -111,7 +111,6 @@ class LitPerceptron(Classifier):
     def on_train_epoch_end(self) -> None:
         """Log ``train_errors``."""
         self.log("train_errors", self.train_errors.double(), prog_bar=True)
-        self.train_errors.zero_()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The learning rule."""

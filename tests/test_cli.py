@@ -1,0 +1,316 @@
+"""The command: fit, validate, test and predict from end to end, its help, and what it writes where."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from nnlab import __version__
+from nnlab.data import load
+from nnlab.networks import MLP
+from nnlab.training import AtomicCheckpointIO, command, read_checkpoint
+from tests.training.runs import CONFIGS, REPOSITORY, SMOKE, Ended, figures, files_in, fit, nnlab
+
+RUN = Path("runs/LitMLP/version_0")
+BEST, LAST = RUN / "checkpoints/best.ckpt", RUN / "checkpoints/last.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def smoke(*arguments: object) -> Ended:
+    return fit("--config", SMOKE, "--trainer.max_epochs=2", *arguments)
+
+
+def accuracy_of(ended: Ended) -> float:
+    """The one decimal number in the last line that holds "test" and "acc"."""
+    assert (ended.status, ended.err) == (0, "")
+    line = [line for line in ended.lines if "test" in line and "acc" in line][-1]
+    (number,) = re.findall(r"\d+\.\d+|\d+", line)
+    return float(number)
+
+
+def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions of a checkpoint of the smoke recipe for the test images, by the network alone, and their labels."""
+    checkpoint = read_checkpoint(path)
+    network = MLP([64, 32, 10], "relu")
+    prefix = "network."
+    network.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    )
+    images, labels = load("digits")["test"]
+    return network(images.flatten(1) / 16)[-1].argmax(1), labels
+
+
+# From fit to test
+
+
+def test_fit_ends_with_the_line_that_tests_the_best_model_and_it_works_as_printed():
+    line = smoke().lines[-1]
+    assert line == f"nnlab test --config {RUN}/config.yaml --ckpt_path {BEST}"
+    predicted, labels = predictions_of(BEST)
+    expected = (predicted == labels).double().mean().item()
+    assert accuracy_of(nnlab(*shlex.split(line)[1:])) == pytest.approx(expected, abs=5e-5)
+    assert expected > 0.8
+    assert accuracy_of(nnlab("test", "--config", SMOKE)) == pytest.approx(expected, abs=5e-5)  # the newest is found
+
+
+def test_all_that_a_run_writes_is_in_its_folder():
+    smoke("--trainer.default_root_dir=here/below")
+    run = "here/below/LitMLP/version_0"
+    files = {path for path in files_in(Path()) if Path(path).is_file()}
+    events = {path for path in files if "/events.out.tfevents." in path}
+    assert len(events) == 1  # TensorBoard's
+    assert files - events == {
+        f"{run}/{name}"
+        for name in (
+            *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+            *("config.yaml", "hparams.yaml", "learning_curve.png", "metrics.csv"),
+        )
+    }
+    assert all(path.startswith(run) for path in events)
+
+
+def test_a_root_outside_the_working_directory_is_printed_whole(tmp_path):
+    root = tmp_path.parent / "elsewhere"
+    line = smoke(f"--trainer.default_root_dir={root}").lines[-1]
+    assert line.split()[-1] == str(root / "LitMLP/version_0/checkpoints/best.ckpt")
+    assert files_in(Path()) == set()
+    assert nnlab(*shlex.split(line)[1:]).status == 0
+
+
+def test_the_log_has_every_figure_of_every_epoch_once():
+    smoke()
+    rows = figures(RUN)
+    for name in ("train_loss", "train_acc", "val_loss", "val_acc"):
+        assert [row["epoch"] for row in rows if name in row] == [0.0, 1.0]
+
+
+def test_without_tensorboard_the_csv_log_is_enough(monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    smoke()
+    assert not list(RUN.glob("events*"))
+    assert len(figures(RUN)) == 4
+
+
+def test_every_checkpoint_is_written_whole_or_not_at_all(monkeypatch):
+    written, save = set(), AtomicCheckpointIO.save_checkpoint
+
+    def note(self: AtomicCheckpointIO, checkpoint: dict[str, object], path: str, **options: object) -> None:
+        written.add(Path(path).name)
+        save(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", note)
+    smoke()
+    assert written == {"best.ckpt", "last.ckpt"}
+
+
+def test_validate_gives_the_figures_of_fit():
+    smoke()
+    best = min(row["val_loss"] for row in figures(RUN) if "val_loss" in row)
+    ended = nnlab("validate", "--config", SMOKE)
+    assert (ended.status, ended.err) == (0, "")
+    assert any("val_loss" in line and f"{best:.6f}" in line for line in ended.lines)
+
+
+def test_predict_writes_what_the_network_predicts():
+    smoke()
+    ended = nnlab("predict", "--config", SMOKE, "--ckpt_path", BEST)
+    assert (ended.status, ended.err) == (0, "")
+    path = Path(ended.lines[-1].removeprefix("predictions: "))
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["index", "target", "prediction"]
+    predicted, labels = predictions_of(BEST)
+    expected = zip(range(360), labels.tolist(), predicted.tolist(), strict=True)
+    assert [tuple(map(int, row)) for row in rows] == list(expected)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another():
+    states = []
+    for version, seed in enumerate((1, 1, 2)):
+        smoke(f"--seed_everything={seed}")
+        states.append(read_checkpoint(f"runs/LitMLP/version_{version}/checkpoints/last.ckpt")["state_dict"])
+    first, again, other = (state["network.0.weight"] for state in states)
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert not torch.equal(other, first)
+
+
+# What Lightning adds
+
+
+def test_an_optimizer_on_the_command_line_takes_the_place_of_the_files():
+    arguments = ["--optimizer=AdamW", "--optimizer.lr=1e-3", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"]
+    smoke(*arguments, "--lr_scheduler.gamma=0.5", "--trainer.max_epochs=3")
+    kept = read_checkpoint(LAST)
+    (group,) = kept["optimizer_states"][0]["param_groups"]
+    assert group["initial_lr"] == 1e-3  # none of the file's 0.1
+    assert group["lr"] == 1e-3 * 0.5**3
+    assert "betas" in group
+    assert "momentum" not in group
+    assert kept["lr_schedulers"][0]["step_size"] == 1
+    losses = [row["train_loss"] for row in figures(RUN) if "train_loss" in row]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--trainer.gradient_clip_val=1", "--trainer.accumulate_grad_batches=2"],
+        ["--trainer.precision=bf16-mixed"],
+        ["--trainer.precision=64-true"],
+        ["--model.reduction=sum", "--optimizer.lr=0.003"],
+        ["--data.val_size=0", "--checkpoint.monitor=train_loss", "--early_stopping.monitor=train_loss"],
+        [
+            "--model.loss=binary_cross_entropy",
+            "--model.activation=sigmoid",
+            "--model.hidden=[20,20]",
+            "--model.l2=1e-4",
+        ],
+        ["--lr_scheduler=ReduceLROnPlateau", "--lr_scheduler.monitor=val_loss"],
+        ["--trainer.val_check_interval=0.5"],
+    ],
+    ids=" ".join,
+)
+def test_it_trains_without_a_warning(arguments):
+    smoke(*arguments, "--trainer.max_epochs=3")
+    losses = [row["train_loss"] for row in figures(RUN) if "train_loss" in row]
+    assert len(losses) == 3
+    assert losses[-1] < 0.8 * losses[0]
+    assert read_checkpoint(LAST)["epoch"] == 2
+
+
+@pytest.mark.parametrize("steps", [10, 42, 50])
+def test_max_steps_keeps_the_last_step_and_the_run_goes_on_from_there(steps):
+    line = smoke(f"--trainer.max_steps={steps}").lines[-1]
+    assert line.split()[-1] == str(BEST if steps >= 42 else LAST)  # no epoch, no best
+    assert read_checkpoint(LAST)["global_step"] == steps
+    assert nnlab(*shlex.split(line)[1:]).status == 0
+    smoke("--ckpt_path", LAST, "--trainer.default_root_dir=resumed")
+    smoke("--trainer.default_root_dir=whole")
+    resumed, whole = (
+        read_checkpoint(f"{root}/LitMLP/version_0/checkpoints/last.ckpt") for root in ("resumed", "whole")
+    )
+    assert resumed["global_step"] == whole["global_step"] == 84
+    torch.testing.assert_close(resumed["state_dict"], whole["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_run_without_validation_goes_on_from_what_it_kept(name):
+    alone = ["--data.val_size=0", "--checkpoint.monitor=train_loss", "--early_stopping.monitor=train_loss"]
+    smoke(*alone)
+    smoke(*alone, "--trainer.max_epochs=4", "--ckpt_path", RUN / f"checkpoints/{name}.ckpt")
+    assert read_checkpoint("runs/LitMLP/version_1/checkpoints/last.ckpt")["global_step"] == 4 * 45
+
+
+def test_early_stopping_stops_early():
+    smoke("--trainer.max_epochs=50", "--optimizer.lr=3", "--early_stopping.patience=1")
+    assert read_checkpoint(LAST)["epoch"] < 20
+
+
+def test_a_later_file_and_a_flag_win():
+    Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 1}, "data": {"batch_size": 500}}))
+    fit("--config", SMOKE, "--config", "more.yaml", "--data.batch_size=659")
+    assert read_checkpoint(LAST)["global_step"] == 2
+
+
+# Configuration and help
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_print_config_is_a_config(config):
+    printed = nnlab("fit", "--config", config, "--print_config")
+    assert (printed.status, printed.err) == (0, "")
+    Path("printed.yaml").write_text(printed.out)
+    assert nnlab("fit", "--config", "printed.yaml", "--print_config").out == printed.out
+    assert (
+        yaml.safe_load(printed.out)["model"]["class_path"] == yaml.safe_load(config.read_text())["model"]["class_path"]
+    )
+    assert files_in(Path()) == {"printed.yaml"}
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+HELP = {
+    "mlp": [
+        ("--model.hidden", "The number of units of each hidden layer, from the input to the output."),
+        ("--model.reduction", "Whether the error of a mini-batch is the sum over its samples"),
+        ("--model.l2", "The λ of the penalty λ/2 Σ w² on the weights"),
+    ],
+    "perceptron": [
+        ("--model.lr", "The learning rate η."),
+        ("--model.average", "Whether to predict with the average of the weights over all samples learnt"),
+        ("--model.bipolar", "−1 and +1 in place of 0 and 1"),
+    ],
+}
+ALWAYS = [
+    ("--data.batch_size", "Images per step and process."),
+    ("--data.val_size", "How many of the training images, from the end, are held out for validation."),
+    ("--data.scaling", "What the pixels become."),
+    ("--early_stopping.patience", "number of checks with no improvement"),
+    ("--trainer.max_epochs", "Stop training once this number of epochs is reached."),
+]
+
+
+@pytest.mark.parametrize("by", ["config", "flag"])
+@pytest.mark.parametrize("name", HELP)
+def test_help_explains_every_option_of_the_chosen_model_in_words(name, by):
+    flag = f"--model={'LitMLP' if name == 'mlp' else 'LitPerceptron'}"
+    ended = nnlab("fit", *(["--config", CONFIGS / f"{name}.yaml"] if by == "config" else [flag]), "--help")
+    assert (ended.status, ended.err) == (0, "")
+    text = words(ended.out)
+    for option, explanation in HELP[name] + ALWAYS:
+        assert f"{option} " in text
+        assert explanation in text
+    (other,) = HELP.keys() - {name}
+    assert not any(f"{option} " in text for option, _ in HELP[other])
+    assert "--model.in_features" not in text  # which follows from the data
+
+
+def test_the_help_of_the_command_names_its_commands_and_examples_that_exist():
+    for arguments in (["--help"], []):
+        ended = nnlab(*arguments)
+        assert (ended.status, ended.err) == (0, "")
+        for name in ("fit", "validate", "test", "predict"):
+            assert re.search(rf"^ +{name} +\w", ended.out, re.MULTILINE)
+        configs = re.findall(r"--config (configs/\S+)", ended.out)
+        assert configs
+        assert all((CONFIGS.parent / config).is_file() for config in configs)
+
+
+def test_version():
+    assert nnlab("--version") == (0, f"nnlab {__version__}\n", "")
+
+
+LIGHT = """
+import sys, nnlab
+from nnlab.cli import main
+for arguments in (["--version"], ["--help"]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code
+heavy = {"torch", "lightning", "sklearn", "matplotlib", "torchvision", "jsonargparse"} & sys.modules.keys()
+sys.exit(f"imported {sorted(heavy)}" if heavy else 0)
+"""
+
+
+def test_import_and_help_are_light():
+    ended = subprocess.run([sys.executable, "-c", LIGHT], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_python_m_is_the_command():
+    ended = subprocess.run([sys.executable, "-m", "nnlab"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == nnlab().out

@@ -1,0 +1,297 @@
+"""Whatever is wrong with the input, the command says what to change in one line, ends with 2, and writes nothing."""
+
+import dataclasses
+import re
+import struct
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+
+from nnlab.data import SPECS
+from tests.training.runs import CONFIGS, SMOKE, files_in, fit, nnlab, small_data_set
+
+FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+PERCEPTRON = ("--config", CONFIGS / "perceptron.yaml", "--data.name=digits")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Nowhere to get data from."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the smoke recipe."""
+    root = tmp_path_factory.mktemp("fitted")
+    fit("--config", SMOKE, "--trainer.max_epochs=1", f"--trainer.default_root_dir={root}")
+    return next(root.rglob("best.ckpt"))
+
+
+def refused(*arguments: object, command: str = "fit") -> str:
+    """The one line; nothing is written."""
+    before = files_in(Path())
+    ended = nnlab(command, *arguments)
+    assert ended.status == 2, ended
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"nnlab {command}: error: ")
+    assert files_in(Path()) == before
+    return line.removeprefix(f"nnlab {command}: error: ")
+
+
+# Data
+
+
+def test_no_data_and_no_network():
+    message = refused("--config", CONFIGS / "mlp.yaml")
+    for part in (
+        *FILES,
+        "data/MNIST/raw",
+        "no route to host",
+        "npm is not on the PATH",
+        "put these files there by hand",
+    ):
+        assert part in message
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[:-1]
+
+
+def lengthen(raw: bytes) -> bytes:
+    return raw + b"\0"
+
+
+def flip(raw: bytes) -> bytes:
+    return raw[:-1] + bytes((raw[-1] ^ 1,))
+
+
+def wrong_magic(raw: bytes) -> bytes:
+    return b"\0\0\x0d" + raw[3:]
+
+
+def claim(raw: bytes) -> bytes:
+    return raw[:4] + struct.pack(">I", 2**31) + raw[8:]
+
+
+DAMAGES = {
+    cut: "bytes, expected",
+    lengthen: "bytes, expected",
+    flip: "found the SHA-256",
+    wrong_magic: "found the magic number 0x00000d",
+    claim: "which takes",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_present_and_wrong(monkeypatch, file, damage):
+    folder = small_data_set(monkeypatch, "mnist", Path("data"))
+    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    message = refused("--config", CONFIGS / "mlp.yaml")
+    assert message.startswith(f"{folder / file}: found ")
+    assert DAMAGES[damage] in message
+    assert message.endswith("; remove it or put the right file there")
+
+
+def relabel(raw: bytes) -> bytes:
+    return raw[:-1] + bytes((200,))
+
+
+def one_less(raw: bytes) -> bytes:
+    (n,) = struct.unpack(">I", raw[4:8])
+    return raw[:4] + struct.pack(">I", n - 1) + raw[8:-1]
+
+
+WRONG_LABELS = {
+    relabel: "found the label 200, expected labels from 0 to 9",
+    one_less: "found the shape (23,), expected (24,)",  # as 59,999 labels for 60,000 images
+}
+
+
+@pytest.mark.parametrize("damage", WRONG_LABELS, ids=lambda damage: damage.__name__)
+def test_wrong_labels_of_a_data_set_without_known_sums(monkeypatch, damage):
+    folder = small_data_set(monkeypatch, "fashion_mnist", Path("data"))
+    monkeypatch.setitem(SPECS, "fashion_mnist", dataclasses.replace(SPECS["fashion_mnist"], sha256={}))
+    path = folder / FILES[1]
+    path.write_bytes(damage(path.read_bytes()))
+    message = refused("--config", CONFIGS / "mlp.yaml", "--data.name=fashion_mnist")
+    assert message == f"{path}: {WRONG_LABELS[damage]}; remove it or put the right file there"
+
+
+def test_a_wrong_test_file_is_found_before_testing(monkeypatch, fitted):
+    folder = small_data_set(monkeypatch, "mnist", Path("data"))
+    fit("--config", CONFIGS / "mlp.yaml", "--trainer.max_epochs=1")
+    (folder / FILES[3]).write_bytes(cut((folder / FILES[3]).read_bytes()))
+    for command in ("validate", "test", "predict"):
+        assert FILES[3] in refused("--config", CONFIGS / "mlp.yaml", command=command)
+
+
+# Settings
+
+
+def smoke(*arguments: object) -> tuple[object, ...]:
+    return ("--config", SMOKE, *arguments)
+
+
+SETTINGS = [
+    (smoke("--foo=1"), "unrecognized arguments: --foo=1"),
+    (smoke("--data.foo=1"), "unrecognized arguments: --data.foo=1"),
+    (smoke("--model.foo=1"), "--model: Option 'foo' is not accepted"),
+    (smoke("--weights_only=false"), "unrecognized arguments: --weights_only=false"),
+    (smoke("--data.batch_size=0"), r"batch_size must be .* at least 1, got 0 \(--data.batch_size\)"),
+    (smoke("--data.batch_size=many"), "--data.batch_size: Expected int. Got value: many"),
+    (smoke("--data.val_size=1437"), r"val_size must be below the 1437 .* \(--data.val_size\)"),
+    (smoke("--data.val_size=0"), "set --checkpoint.monitor and --early_stopping.monitor to train_loss"),
+    (smoke("--data.name=cifar"), "--data.name: Expected one of 'mnist', .* Got value: cifar"),
+    (smoke("--data.scaling=log"), "--data.scaling: Expected one of 'unit', "),
+    (smoke("--data.seed=-1"), r"seed must be .* got -1 \(--data.seed\)"),
+    (smoke("--optimizer.lr=-1"), r"lr must be a number greater than 0, got -1.0 \(--optimizer.lr\)"),
+    (smoke("--optimizer=Nothing"), "--optimizer: Expected a dot import path string: Nothing"),
+    (smoke("--optimizer.momentum=-1"), "Invalid momentum value: -1"),
+    (smoke("--lr_scheduler=StepLR"), "--lr_scheduler: the following arguments are required: step_size"),
+    (smoke("--model.hidden=[0]"), r"hidden must be .* at least 1, got 0 \(--model.hidden\)"),
+    (smoke("--model.hidden=many"), "--model.hidden: Expected list. Got value: many"),
+    (smoke("--model.activation=gelu"), "--model.activation: Expected one of 'relu', 'tanh', "),
+    (smoke("--model.l2=-1"), r"l2 must be a number of at least 0, got -1.0 \(--model.l2\)"),
+    (smoke("--model.in_features=3"), "--model.in_features is 64 for --data.name=digits, got 3: leave it out"),
+    (smoke("--model=Nothing"), "--model must be one of LitMLP, LitPerceptron, .* got Nothing"),
+    (smoke("--model=torch.nn.Linear"), "--model must be one of LitMLP, LitPerceptron, .* got torch.nn.Linear"),
+    (smoke("--model=LitPerceptron"), "LitPerceptron learns by its own rule: leave out --optimizer"),
+    ((*PERCEPTRON, "--optimizer=SGD", "--optimizer.lr=1"), "leave out --optimizer, and set --model.lr"),
+    ((*PERCEPTRON, "--lr_scheduler=ExponentialLR", "--lr_scheduler.gamma=1"), "leave out --lr_scheduler"),
+    ((*PERCEPTRON, "--trainer.precision=bf16-mixed"), r"precision must be 32-true or .* \(--trainer.precision\)"),
+    ((*PERCEPTRON, "--trainer.accumulate_grad_batches=2"), "accumulation is not supported for manual optimization"),
+    ((*PERCEPTRON, "--model.lr=-1"), r"lr must be a number greater than 0, got -1.0 \(--model.lr\)"),
+    ((*PERCEPTRON, "--data.val_size=0"), "to train_errors"),
+    (smoke("--seed_everything=-1"), r"seed_everything must be .* got -1 \(--seed_everything\)"),
+    (smoke(f"--seed_everything={2**32}"), r"seed_everything must be .* \(--seed_everything\)"),
+    (smoke("--seed_everything=one"), "--seed_everything: Expected .* Got value: one"),
+    (smoke("--trainer.max_epochs=few"), "--trainer.max_epochs: Expected int. Got value: few"),
+    (smoke("--trainer.precision=8"), "--trainer.precision: Expected "),
+    (smoke("--trainer.accelerator=abacus"), "invalid accelerator name: .*abacus"),
+    (smoke("--trainer.devices=0"), "devices"),
+    (smoke("--trainer.accumulate_grad_batches=0"), r"at least 1, got 0 \(--trainer.accumulate_grad_batches\)"),
+    (smoke("--trainer.gradient_clip_val=-1"), r"at least 0, got -1 \(--trainer.gradient_clip_val\)"),
+    (smoke("--checkpoint.monitor=val_los"), "--checkpoint.monitor must be one of train_loss, .* got val_los"),
+    (smoke("--early_stopping.monitor=val_los"), "--early_stopping.monitor must be one of train_loss, .* got val_los"),
+    (smoke("--config"), "-c/--config: expected one argument"),
+    (smoke("fit"), "unrecognized arguments: fit"),
+]
+
+
+def _id(value: object) -> str:
+    return " ".join(map(str, value[2:])) if isinstance(value, tuple) else ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), SETTINGS, ids=_id)
+def test_a_setting_that_cannot_be(arguments, message):
+    assert re.search(message, refused(*arguments))
+
+
+FILES_OF_SETTINGS = {
+    "unknown key": (b"modle: {hidden: [3]}\n", "does not accept option 'modle"),
+    "unknown key below": (b"data: {batchsize: 3}\n", "does not accept option 'data.batchsize'"),
+    "broken": (b"model: [\n", "Problems parsing config: "),
+    "a list": (b"- 1\n- 2\n", "Unexpected config: "),
+    "a number for a model": (b"model: 3\n", "--model: Not a valid subclass of Classifier"),
+    "bytes": (b"\xff\xfe\0", "--config: file.yaml is no text file"),
+    "missing": (None, "--config: File does not exist: "),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES_OF_SETTINGS.values(), ids=FILES_OF_SETTINGS)
+def test_a_config_that_cannot_be(content, message):
+    if content is not None:
+        Path("file.yaml").write_bytes(content)
+    assert message in refused("--config", "file.yaml")
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("--foo",), ("fit-all", "--config=x")], ids=" ".join)
+def test_an_unknown_command(arguments):
+    ended = nnlab(*arguments)
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert line.startswith("nnlab: error: ")
+    assert line.endswith("nnlab --help shows what there is")
+
+
+# Checkpoints and folders
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_that_is_none(command, fitted):
+    Path("garbage").write_bytes(b"garbage")
+    Path("cut").write_bytes(fitted.read_bytes()[:-100])
+    torch.save({"state_dict": {}}, "foreign")
+    for path, message in {
+        "nothing": "names no file",
+        "garbage": "is no readable checkpoint",
+        "cut": "is no readable checkpoint",
+        "foreign": "is no checkpoint of a learner of nnlab",
+    }.items():
+        found = refused("--config", SMOKE, f"--ckpt_path={path}", command=command)
+        assert found.startswith(f"ckpt_path {message}: {path}")
+        assert found.endswith("(--ckpt_path)")
+
+
+CONFLICTS = [
+    (smoke("--model.hidden=[5]"), r"hidden is \[5\], but .* was trained with \[32\] \(--model.hidden\)"),
+    (smoke("--model.activation=tanh"), r"activation is tanh, but .* with relu \(--model.activation\)"),
+    (smoke("--data.scaling=raw"), r"scaling is raw, but .* with unit \(--data.scaling\)"),
+    (smoke("--data.name=mnist"), r"in_features is 784, but .* with 64 \(--data.name\)"),
+    (PERCEPTRON, r"model is LitPerceptron, but .* holds a LitMLP \(--model\)"),
+]
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(("arguments", "message"), CONFLICTS, ids=_id)
+def test_a_checkpoint_of_something_else(fitted, arguments, message, command):
+    assert re.search(message, refused(*arguments, f"--ckpt_path={fitted}", command=command))
+
+
+def test_a_run_cannot_go_on_with_other_batches(fitted):
+    ended = nnlab("fit", *smoke("--data.batch_size=5", f"--ckpt_path={fitted}"))
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert line.endswith("must have batch_size = 5, got 32 (--ckpt_path)")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_checkpoint_to_be_found(command):
+    message = refused("--config", SMOKE, command=command)
+    assert message.startswith("there is no checkpoint of LitMLP under runs: train one with nnlab fit, or name one")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/below"])
+def test_a_run_folder_that_cannot_be_written(folder):
+    Path("file").touch()
+    message = refused(*smoke(f"--trainer.default_root_dir={folder}"))
+    assert message.startswith(f"default_root_dir must be a folder that can be written to, got {folder}")
+    assert message.endswith("(--trainer.default_root_dir)")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the command", "after it"])
+def test_debug_shows_the_traceback(first):
+    arguments = ["--debug", "fit", *smoke("--data.batch_size=0")]
+    with pytest.raises(Exception, match="batch_size must be"):
+        nnlab(*(arguments if first else [*arguments[1:], "--debug"]))
+
+
+def test_a_bug_is_no_users_mistake(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("nnlab.training.datamodule.MNISTDataModule.setup", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        nnlab("fit", *smoke())

@@ -1,0 +1,154 @@
+"""A run that was stopped at any step, in any of the ways there are, goes on to the same weights, bit for bit."""
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron
+from tests.training.runs import assert_same, digits, state, trainer
+
+N, BATCH, EPOCHS = 37, 8, 3  # five batches an epoch, the last of 5
+
+
+def mlp(weight_decay: float = 0.0) -> LitMLP:
+    """With all that an optimizer and a scheduler have to remember."""
+    torch.manual_seed(5)
+    model = LitMLP(hidden=[6], in_features=64)
+
+    def configure_optimizers() -> Any:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    model.configure_optimizers = configure_optimizers
+    return model
+
+
+RECIPES = {
+    "mlp": (mlp, {}),
+    "mlp, accumulated": (mlp, {"accumulate_grad_batches": 2}),
+    "perceptron": (partial(LitPerceptron, in_features=64), {}),
+}
+
+
+class Errors(L.Callback):
+    """Notes what each whole epoch of a perceptron counts."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, int] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_last_batch and isinstance(pl_module, LitPerceptron):
+            self.seen[trainer.current_epoch] = int(pl_module.train_errors)
+
+
+class CtrlC(L.Callback):
+    """Sends SIGINT once, before the k-th step, or in the validation after it."""
+
+    def __init__(self, k: int, *, in_validation: bool = False) -> None:
+        self.k, self.in_validation, self.sent = k, in_validation, False
+
+    def _send(self, trainer: L.Trainer, *, in_validation: bool) -> None:
+        due = trainer.global_step >= self.k if in_validation else trainer.global_step == self.k - 1
+        if due and in_validation == self.in_validation and not self.sent:
+            self.sent = True
+            signal.raise_signal(signal.SIGINT)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._send(trainer, in_validation=False)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._send(trainer, in_validation=True)
+
+
+Stop = Callable[[int, Path, Callable[..., Any]], Path]
+
+
+def at_max_steps(k: int, folder: Path, fit: Callable[..., Any]) -> Path:
+    kept = BestAndLast(folder, monitor="val_loss", save_on_train_epoch_end=False)
+    fit(max_steps=k, enable_checkpointing=True, callbacks=[kept])
+    return Path(kept.last_model_path)
+
+
+def killed_after_the_best_epoch(k: int, folder: Path, fit: Callable[..., Any]) -> Path:
+    kept = BestAndLast(folder, filename="best", monitor="val_loss", save_on_train_epoch_end=False)
+    fit(max_steps=k, enable_checkpointing=True, callbacks=[kept])
+    return Path(kept.best_model_path or kept.last_model_path)
+
+
+def by_ctrl_c(k: int, folder: Path, fit: Callable[..., Any], *, in_validation: bool = False) -> Path:
+    keeper = KeepOnInterrupt(folder)
+    kept = BestAndLast(folder, monitor="val_loss", save_on_train_epoch_end=False)
+    try:
+        fit(callbacks=[CtrlC(k, in_validation=in_validation), keeper, kept], enable_checkpointing=True)
+    except SystemExit:
+        return folder / "interrupted.ckpt"
+    assert in_validation  # of the last epoch, after which there is nothing to interrupt
+    return Path(kept.last_model_path)
+
+
+STOPS = {
+    "max_steps": at_max_steps,
+    "kill": killed_after_the_best_epoch,
+    "ctrl-c": by_ctrl_c,
+    "ctrl-c in validation": partial(by_ctrl_c, in_validation=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+@pytest.mark.parametrize(("make", "options"), RECIPES.values(), ids=RECIPES)
+def test_a_stopped_run_goes_on_bit_for_bit_from_every_step(device, tmp_path, make, options, stop):
+    def fit(model: L.LightningModule, *, seed: int = 3, ckpt_path: Path | None = None, **more: Any) -> L.Trainer:
+        run = trainer(device, tmp_path, max_epochs=EPOCHS, **options | more)
+        run.fit(model, digits(N, BATCH, seed=seed), ckpt_path=ckpt_path, weights_only=True)
+        return run
+
+    whole, whole_errors = make(), Errors()
+    n_steps = fit(whole, callbacks=[whole_errors]).global_step
+    assert n_steps == EPOCHS * (3 if options else 5)
+    for k in range(1, n_steps + 1):
+        path = stop(k, tmp_path / str(k), lambda **more: fit(make(), **more))
+        resumed, errors = make(), Errors()
+        run = fit(resumed, seed=77, ckpt_path=path, callbacks=[errors])  # the order is the checkpoint's, not a seed's
+        assert run.global_step == n_steps, f"step {k}"
+        try:
+            assert_same(state(resumed), state(whole))
+        except AssertionError as error:
+            raise AssertionError(f"stopped at step {k}") from error
+        assert errors.seen.items() <= whole_errors.seen.items()
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+def test_a_run_that_trained_on_more_steps_goes_on_as_one_of_more_steps(device, tmp_path):
+    whole = mlp()
+    trainer(device, tmp_path, max_epochs=-1, max_steps=13).fit(whole, digits(N, BATCH))
+    kept = BestAndLast(tmp_path, monitor="val_loss", save_on_train_epoch_end=False)
+    run = trainer(device, tmp_path, max_epochs=-1, max_steps=5, enable_checkpointing=True, callbacks=[kept])
+    run.fit(mlp(), digits(N, BATCH))
+    resumed = mlp()
+    run = trainer(device, tmp_path, max_epochs=-1, max_steps=13)
+    run.fit(resumed, digits(N, BATCH), ckpt_path=kept.last_model_path, weights_only=True)
+    assert run.global_step == 13
+    assert_same(state(resumed), state(whole))
+
+
+def test_last_is_of_the_last_epoch_and_best_of_the_best(device, tmp_path):
+    model, best = mlp(), {}
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=1.5)  # so long that it gets worse
+
+    class Best(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            best[float(trainer.callback_metrics["val_loss"])] = trainer.global_step
+
+    kept = BestAndLast(tmp_path, filename="best", monitor="val_loss", save_on_train_epoch_end=False)
+    run = trainer(device, tmp_path, max_epochs=5, enable_checkpointing=True, callbacks=[Best(), kept])
+    run.fit(model, digits(N, BATCH))
+    steps = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")}
+    assert steps == {"best": best[min(best)], "last": 25}
+    assert steps["best"] < 25
