@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -148,18 +149,18 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise ArgumentError(name, f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_at_least(name: str, value: int, minimum: int) -> None:
+def check_at_least(name: str, value: object, minimum: int) -> None:
     """Hold a whole number to a minimum.
 
     Raises:
         ArgumentError: not an int, or below the minimum.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ArgumentError(name, f"must be a whole number of at least {minimum}, got {value!r}")
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def check_positive(name: str, value: float) -> None:

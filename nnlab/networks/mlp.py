@@ -24,16 +24,20 @@ class Gradients(NamedTuple):
     parameters: tuple[Tensor, ...]
 
 
-def mlp_forward(x: Tensor, parameters: Sequence[Tensor], activations: Sequence[str]) -> tuple[Tensor, ...]:
+def mlp_forward(
+    x: Tensor, parameters: Sequence[Tensor], activations: Sequence[str], masks: Sequence[Tensor] = ()
+) -> tuple[Tensor, ...]:
     """Forward propagation through m layers, o⁽ᵏ⁾ = h⁽ᵏ⁾(W⁽ᵏ⁾ o⁽ᵏ⁻¹⁾ + b⁽ᵏ⁾).
 
     Args:
         x: the inputs o⁽⁰⁾, (N, I).
         parameters: W⁽¹⁾, b⁽¹⁾, …, W⁽ᵐ⁾, b⁽ᵐ⁾ of shapes (O, I), (O,) per layer.
         activations: the name of h⁽ᵏ⁾ for each layer.
+        masks: dropout, for each hidden layer a tensor (N, O) by which its output is multiplied on its way to the next
+            layer; none when empty.
 
     Returns:
-        the cache (o⁽⁰⁾, …, o⁽ᵐ⁾): the input, the output of each layer, last the network's output y.
+        the cache (o⁽⁰⁾, …, o⁽ᵐ⁾): the input, the output of each layer before its mask, last the network's output y.
 
     Raises:
         ValueError: shapes, dtypes or devices disagree.
@@ -41,8 +45,8 @@ def mlp_forward(x: Tensor, parameters: Sequence[Tensor], activations: Sequence[s
     Source: chapter 3, eqs. 3.1 to 3.4.
     """
     outputs = [x]
-    for weight, bias, name in zip(parameters[::2], parameters[1::2], activations, strict=True):
-        u = linear_forward(outputs[-1], weight, bias)  # eq. 3.1
+    for k, (weight, bias, name) in enumerate(zip(parameters[::2], parameters[1::2], activations, strict=True)):
+        u = linear_forward(_masked(outputs[-1], masks, k), weight, bias)  # eq. 3.1
         outputs.append(ACTIVATIONS[name].forward(u))  # eq. 3.2
     return tuple(outputs)
 
@@ -53,6 +57,7 @@ def mlp_backward(
     parameters: Sequence[Tensor],
     activations: Sequence[str],
     with_input: bool = False,
+    masks: Sequence[Tensor] = (),
 ) -> Gradients:
     """Backpropagation: the sensitivities δ⁽ᵏ⁾ from the output layer down, and each layer's gradients from its δ.
 
@@ -62,6 +67,7 @@ def mlp_backward(
         parameters: as in the forward.
         activations: as in the forward.
         with_input: also compute ∂E/∂x, one more GEMM.
+        masks: as in the forward.
 
     Returns:
         ∂E/∂x or None, and ∂E/∂W⁽¹⁾, ∂E/∂b⁽¹⁾, …, ∂E/∂W⁽ᵐ⁾, ∂E/∂b⁽ᵐ⁾.
@@ -75,10 +81,15 @@ def mlp_backward(
     grad_z = grad_output  # the output layer's first factor, (y − t) in eq. 3.11
     for k in range(len(activations) - 1, -1, -1):
         delta = ACTIVATIONS[activations[k]].backward(grad_z, cache[k + 1])  # eqs. 3.11 and 3.17: times h'(u)
-        gradients[:0] = linear_backward_parameters(delta, cache[k])  # eq. 3.18: δ_j o_i
+        gradients[:0] = linear_backward_parameters(delta, _masked(cache[k], masks, k))  # eq. 3.18: δ_j o_i
         if k > 0 or with_input:
-            grad_z = linear_backward_input(delta, parameters[2 * k])  # eq. 3.17: Σ_l δ_l w_lj
+            grad_z = _masked(linear_backward_input(delta, parameters[2 * k]), masks, k)  # eq. 3.17: Σ_l δ_l w_lj
     return Gradients(grad_z if with_input else None, tuple(gradients))
+
+
+def _masked(z: Tensor, masks: Sequence[Tensor], k: int) -> Tensor:
+    """What enters layer k, or the gradient with respect to it before the mask; the data o⁽⁰⁾ have none."""
+    return z * masks[k - 1] if masks and k > 0 else z
 
 
 class MLP(nn.Module):
