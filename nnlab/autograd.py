@@ -38,7 +38,8 @@ class ManualGradient(torch.autograd.Function):
         ctx: Any, forward: Callable[..., tuple[Tensor, Tensors]], backward: Callable[..., Tensors], *inputs: Tensor
     ) -> Tensor:
         """Run ``forward`` and save what it hands over."""
-        output, saved = forward(*inputs)
+        with torch.autocast(inputs[0].device.type, enabled=False):  # the operations cast nothing
+            output, saved = forward(*inputs)
         ctx.save_for_backward(*saved)
         ctx.delegate = backward
         return output
@@ -46,7 +47,7 @@ class ManualGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        """Delegate to the hand-written ``backward``; autocast is off, as the border has cast."""
+        """Delegate to the hand-written ``backward``, with autocast off as in the forward."""
         with torch.autocast(grad_output.device.type, enabled=False):
             return None, None, *ctx.delegate(grad_output, *ctx.saved_tensors)
 
@@ -75,11 +76,11 @@ def activation(u: Tensor, name: str) -> Tensor:
 def loss(
     logits: Tensor, target: Tensor, name: str, reduction: Reduction = "sum", sample_weight: Tensor | None = None
 ) -> Tensor:
-    """A loss of ``nnlab.ops.LOSSES``, by name, with its own gradient.
+    """A loss of ``nnlab.ops.LOSSES``, by name, with its own gradient; under ``torch.autocast`` in float32 at least.
 
     Args:
         logits: (N, K).
-        target: as the loss takes it; data, without a gradient.
+        target: as the loss takes it; data, without a gradient, and so are the weights.
         name: a key of ``nnlab.ops.LOSSES``.
         reduction: "sum" or "mean".
         sample_weight: (N,), or None.
@@ -92,6 +93,8 @@ def loss(
     """
     check_choice("name", name, LOSSES)
     pair = LOSSES[name]
+    if torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
 
     def forward(logits: Tensor) -> tuple[Tensor, Tensors]:
         return pair.forward(logits, target, reduction, sample_weight), (logits, target, sample_weight)
@@ -137,8 +140,7 @@ def mlp(network: MLP, x: Tensor) -> Tensor:
         return tensor if compute is None else tensor.to(compute)
 
     def forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensors]:
-        with torch.autocast(device, enabled=False):
-            cache = mlp_forward(cast(x), [cast(p) for p in parameters], network.activations)
+        cache = mlp_forward(cast(x), [cast(p) for p in parameters], network.activations)
         return cache[-1].to(full), (*parameters, *cache)
 
     def backward(grad_output: Tensor, *saved: Tensor) -> Tensors:

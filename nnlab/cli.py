@@ -5,11 +5,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = {
+TRAINING = {
     "fit": "train a model, and keep the best and the last checkpoint",
     "validate": "measure a checkpoint on the validation images",
     "test": "measure a checkpoint on the 10,000 test images",
     "predict": "write a checkpoint's predictions for the test images to a file",
+}
+LEARNING = {
+    "trace": "show where every number of a small network comes from, forward and backward",
+    "check": "prove every hand-written gradient, or say what is wrong with a learner's",
 }
 
 EPILOG = """\
@@ -18,8 +22,10 @@ examples:
   nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
   nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
   nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
+  nnlab trace --example chapter                the chapter's worked example, number by number
+  nnlab check lab4.py                          what is right and what is wrong in a learner's file
 
-A command's settings come from its --config files and flags, the later of two winning.
+Settings of training come from its --config files and flags, the later of two winning.
 A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
 """
 
@@ -36,16 +42,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments after the command's name; those of the process when None.
 
     Raises:
-        SystemExit: always with the status, which is 0, or 2 for a user's error, or 130 after Ctrl-C.
+        SystemExit: with status 2 for a user's error, 1 for a failed check, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--debug"]:
         arguments = [*arguments[1:], "--debug"]
-    if arguments and arguments[0] in COMMANDS:
-        from nnlab.training.command import run  # noqa: PLC0415 - importing Lightning takes seconds
+    command = arguments[0] if arguments else ""
+    # each is imported when it is called: Lightning and torch take seconds
+    if command in TRAINING:
+        try:
+            from nnlab.training.command import run  # noqa: PLC0415
 
-        run(arguments)
+            run(arguments)
+        except KeyboardInterrupt:  # before or after training, which keeps the model itself
+            sys.exit(130)
         return
+    if command == "trace":
+        from nnlab.trace import main as trace  # noqa: PLC0415
+
+        sys.exit(trace(arguments[1:]))
+    if command == "check":
+        from nnlab.verify.command import main as check  # noqa: PLC0415
+
+        sys.exit(check(arguments[1:]))
     parser = _Parser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
@@ -55,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for name, text in COMMANDS.items():
+    for name, text in {**TRAINING, **LEARNING}.items():
         commands.add_parser(name, help=text, add_help=False)
     options = parser.parse_args(arguments)
     if options.version:

@@ -78,10 +78,11 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "target") -> None:
+def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "target", everywhere: bool = False) -> None:
     """Hold class labels to int64, shape (N,), N and device being those of ``like`` (N, …), and the range 0 … K−1.
 
-    The range is read on the CPU only: on CUDA it would stop the stream, and there the gather itself refuses.
+    The range is read on the CPU only, unless ``everywhere``: on CUDA it would stop the stream, and there the gather
+    of a loss refuses by itself.
 
     Raises:
         ArgumentError: naming the argument, what came and what is expected.
@@ -94,7 +95,7 @@ def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "targ
         raise ArgumentError(name, f"must be on {like.device}, got {target.device}")
     if tuple(target.shape) != (len(like),):
         raise ArgumentError(name, f"must have shape (N,) with N = {len(like)}, got {tuple(target.shape)}")
-    if target.device.type == "cpu" and len(target) > 0:
+    if (everywhere or target.device.type == "cpu") and len(target) > 0:
         low, high = (int(v) for v in torch.aminmax(target))
         if low < 0 or high >= n_classes:
             raise ArgumentError(name, f"must hold labels from 0 to {n_classes - 1}, got {low if low < 0 else high}")

@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--data", choices=list(SPECS), default="mnist", help="data set")
     parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
     options = parser.parse_args(argv)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {options.epochs}")
     device = resolve_device(options.device)
 
     ensure(options.data)

@@ -160,3 +160,16 @@ def test_inputs_get_a_gradient_only_where_they_ask() -> None:
 def test_refusals(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ArgumentError, match=message):
         call()
+
+
+def test_under_autocast_a_loss_is_float32_and_an_operation_keeps_its_dtype(device: torch.device) -> None:
+    x, weight, bias = (torch.randn(s, device=device, requires_grad=True) for s in ((5, 3), (2, 3), (2,)))
+    half = torch.randn(4, 3, device=device).bfloat16().requires_grad_()
+    with torch.autocast(device.type, torch.bfloat16):
+        u = autograd.linear(x, weight, bias)
+        error = autograd.loss(half, torch.tensor([0, 1, 2, 0], device=device), "softmax_cross_entropy")
+        (u.sum() + error).backward()
+    assert u.dtype == error.dtype == torch.float32
+    assert weight.grad is not None
+    assert half.grad is not None
+    assert half.grad.dtype == torch.bfloat16

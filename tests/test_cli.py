@@ -314,3 +314,32 @@ def test_python_m_is_the_command():
     ended = subprocess.run([sys.executable, "-m", "nnlab"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == nnlab().out
+
+
+def test_the_newest_checkpoint_that_fits_is_tested():
+    for hidden in ("[3]", "[4]"):
+        fit("--config", SMOKE, "--trainer.max_epochs=1", f"--model.hidden={hidden}")
+    ended = nnlab("test", "--config", SMOKE, "--model.hidden=[3]")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.lines[0] == "checkpoint: runs/LitMLP/version_0/checkpoints/best.ckpt"
+
+
+def test_a_folder_with_a_space_is_quoted():
+    ended = fit("--config", SMOKE, "--trainer.max_epochs=1", "--trainer.default_root_dir=my runs")
+    assert "--ckpt_path 'my runs/LitMLP/version_0/checkpoints/best.ckpt'" in ended.lines[-1]
+
+
+def test_predict_may_be_asked_for_some_only(monkeypatch, tmp_path):
+    monkeypatch.setattr("nnlab.training.datamodule.EVALUATION_BATCH", 50)
+    fit("--config", SMOKE, "--trainer.max_epochs=1")
+    ended = nnlab("predict", "--config", SMOKE, "--trainer.limit_predict_batches=2")
+    assert (ended.status, ended.err) == (0, "")
+    written = Path(ended.lines[-1].removeprefix("predictions: "))
+    assert len(written.read_text().splitlines()) == 1 + 2 * 50
+
+
+@pytest.mark.parametrize("arguments", [("trace", "--example", "chapter"), ("check", "--help")])
+def test_the_commands_of_learning(arguments):
+    ended = nnlab(*arguments)
+    assert ended.status == 0
+    assert ended.out

@@ -90,7 +90,7 @@ class PerceptronBank(nn.Module):
             ValueError: shapes, dtypes or devices disagree, a label out of range, or η is not greater than 0.
         """
         check_tensors(x=(x, "N I"), weight=(self.weight, "K I"))
-        check_labels(labels, x, max(2, len(self.weight)), "labels")
+        check_labels(labels, x, max(2, len(self.weight)), "labels", everywhere=True)
         error, weight, bias = perceptron_rule_blocked(x, self.desired(labels), self.weight, self.bias, lr, self.g)
         order = torch.arange(len(x), dtype=x.dtype, device=x.device) + self.n_samples
         late = order[:, None] * error  # (N, K)

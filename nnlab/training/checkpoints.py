@@ -58,7 +58,8 @@ def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: 
     Args:
         path: the checkpoint.
         learner: whose name and architecture must be the checkpoint's.
-        wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` of the data.
+        wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` and
+            the ``name`` of the data.
 
     Raises:
         ArgumentError: naming the argument that differs, what it is in the checkpoint and what was asked for.
@@ -67,6 +68,6 @@ def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: 
     if checkpoint["learner"] != learner.__name__:
         raise ArgumentError("model", f"is {learner.__name__}, but {path} holds a {checkpoint['learner']}")
     found = {**checkpoint.get("datamodule_hyper_parameters", {}), **checkpoint["hyper_parameters"]}
-    for name in (*learner.architecture, *({"scaling"} & found.keys())):
+    for name in (*learner.architecture, *({"scaling", "name"} & found.keys())):
         if name in wanted and found.get(name) != wanted[name]:
             raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")

@@ -40,7 +40,7 @@ class Classifier(L.LightningModule, ABC):
     """
 
     architecture: ClassVar[tuple[str, ...]]
-    """The hyper-parameters that shape the weights: a checkpoint fits only a learner that agrees in all of them."""
+    """The hyper-parameters that say what the weights mean: a checkpoint fits a learner that agrees in all of them."""
 
     figures: ClassVar[tuple[str, ...]]
     """What is logged in training, and can be watched; the first needs no validation."""

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -49,6 +50,7 @@ class NNLabCLI(LightningCLI):
             },
             seed_everything_default=1,
             parser_class=Parser,
+            parser_kwargs={"prog": "nnlab"},  # also as python -m nnlab
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             args=list(arguments),
@@ -87,23 +89,30 @@ class NNLabCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         self.learner = learner_named(config.model.class_path)
-        if command != "fit" and config.ckpt_path is None:
-            config.ckpt_path = self._newest_checkpoint(Path(config.trainer.default_root_dir))
-        if config.ckpt_path is None:
-            return
         spec = SPECS[config.data.name]
-        wanted = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
-        check_fits(config.ckpt_path, self.learner, {**config.model.init_args.as_dict(), **wanted})
+        of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
+        wanted = {**config.model.init_args.as_dict(), **of_data}
+        if config.ckpt_path is not None:
+            check_fits(config.ckpt_path, self.learner, wanted)
+        elif command != "fit":
+            root = Path(config.trainer.default_root_dir or ".")
+            config.ckpt_path = self._newest_checkpoint(root, wanted | {"name": config.data.name})
 
-    def _newest_checkpoint(self, root: Path) -> str:
-        found = sorted(root.glob(f"{self.learner.__name__}/*/checkpoints/best.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise UserError(
-                f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or name "
-                "one with --ckpt_path"
-            )
-        _say(f"checkpoint: {found[-1]}")
-        return str(found[-1])
+    def _newest_checkpoint(self, root: Path, wanted: dict[str, Any]) -> str:
+        """The newest that fits; where none does, what is wrong with the newest."""
+        pattern, problem = f"{self.learner.__name__}/*/checkpoints/best.ckpt", None
+        for path in sorted(root.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+            try:
+                check_fits(path, self.learner, wanted)
+            except ArgumentError as error:
+                problem = problem or error
+            else:
+                _say(f"checkpoint: {path}")
+                return str(path)
+        raise problem or UserError(
+            f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or name "
+            "one with --ckpt_path"
+        )
 
     def before_instantiate_classes(self) -> None:
         """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
@@ -141,8 +150,11 @@ class NNLabCLI(LightningCLI):
             sys.exit(INTERRUPTED)
         kept = self.trainer.checkpoint_callback
         if isinstance(kept, BestAndLast) and (model_path := kept.best_model_path or kept.last_model_path):
-            shown = Path(os.path.relpath(model_path) if Path(model_path).is_relative_to(Path.cwd()) else model_path)
-            _say(f"nnlab test --config {shown.parent.parent / 'config.yaml'} --ckpt_path {shown}")
+            paths = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "config.yaml", Path(model_path)
+            config, model_file = (
+                shlex.quote(os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p)) for p in paths
+            )
+            _say(f"nnlab test --config {config} --ckpt_path {model_file}")
 
     def validate(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Measure on the validation images."""
@@ -160,11 +172,12 @@ class NNLabCLI(LightningCLI):
         predictions = self.trainer.predict(model, datamodule=datamodule, weights_only=True, **kwargs)
         labels = [label for _, batch in datamodule.predict_dataloader() for label in batch.tolist()]
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
+        # --trainer.limit_predict_batches predicts the first ones only
+        rows = [(i, *row) for i, row in enumerate(zip(labels[: len(predicted)], predicted, strict=True))]
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "predictions.csv").open("w", newline="") as file:
-            rows = enumerate(zip(labels, predicted, strict=True))
-            csv.writer(file).writerows([("index", "target", "prediction"), *((i, *row) for i, row in rows)])
+            csv.writer(file).writerows([("index", "target", "prediction"), *rows])
         _say(f"predictions: {folder / 'predictions.csv'}")
 
 
@@ -212,5 +225,8 @@ def _users_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    kinds: tuple[Any, ...] = (USER_ERRORS, ValueError)  # a value that torch or Lightning refused comes second
+    kinds: tuple[Any, ...] = (
+        USER_ERRORS,
+        (ValueError, ZeroDivisionError),
+    )  # a value that torch or Lightning refused comes second
     return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)

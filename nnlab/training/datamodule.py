@@ -49,7 +49,7 @@ class MNISTDataModule(L.LightningDataModule):
         check_choice("name", name, SPECS)
         check_choice("scaling", scaling, ("unit", "bipolar", "raw"))
         check_at_least("batch_size", batch_size, 1)
-        self.save_hyperparameters("scaling")
+        self.save_hyperparameters("scaling", "name")
         spec = SPECS[name]
         if val_size is None:
             val_size = spec.n_train // 12

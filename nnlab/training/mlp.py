@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -10,7 +11,7 @@ from nnlab import autograd
 from nnlab.networks import MLP
 from nnlab.ops import LOSSES, Reduction
 from nnlab.training.classifier import Batch, Classifier
-from nnlab.validation import check_at_least, check_choice, check_not_negative
+from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative
 
 
 class LitMLP(Classifier):
@@ -37,7 +38,7 @@ class LitMLP(Classifier):
         n_classes: The number of classes; the command takes it from the data.
     """
 
-    architecture = ("in_features", "hidden", "n_classes", "activation")
+    architecture = ("in_features", "hidden", "n_classes", "activation", "loss")
     figures = ("train_loss", "train_acc", "val_loss", "val_acc")
 
     def __init__(
@@ -62,6 +63,13 @@ class LitMLP(Classifier):
         # torch's default generator is what seed_everything seeds
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
         self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuse weights of less than 32 bits, in which neither small steps nor the figures of an epoch add up."""
+        if trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
+            raise ArgumentError(
+                "precision", f"must be 32-true, 64-true, bf16-mixed or 16-mixed, got {trainer.precision}"
+            )
 
     def logits(self, x: Tensor) -> Tensor:
         """The network's outputs, (N, K)."""

@@ -58,7 +58,7 @@ class LitPerceptron(Classifier):
         n_classes: The number of classes; the command takes it from the data.
     """
 
-    architecture = ("in_features", "n_classes")
+    architecture = ("in_features", "n_classes", "bipolar")
     figures = ("train_errors", "val_loss", "val_acc")
 
     train_errors: Tensor

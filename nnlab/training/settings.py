@@ -32,6 +32,12 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
         for name in ("optimizer", "lr_scheduler"):
             if config[name]:
                 raise UserError(f"LitPerceptron learns by its own rule: leave out --{name}, and set --model.lr")
+    if config.lr_scheduler and not config.optimizer:
+        raise UserError("--lr_scheduler needs the optimizer that it is to steer: add --optimizer and --optimizer.lr")
+    if config.trainer.default_root_dir is None:
+        raise UserError("--trainer.default_root_dir must name a folder, got null")
+    if command == "test" and config.trainer.limit_test_batches == 0:
+        raise UserError("--trainer.limit_test_batches=0 leaves nothing to test: leave it out")
     if config.optimizer and "lr" in config.optimizer.init_args:
         check_positive("lr", config.optimizer.init_args.lr)
     check_at_least("accumulate_grad_batches", config.trainer.accumulate_grad_batches, 1)

@@ -75,9 +75,9 @@ def test_the_average_before_any_sample_is_the_start() -> None:
         (torch.tensor([0]), r"labels must have shape \(N,\) with N = 2, got \(1,\)"),
     ],
 )
-def test_bad_labels_change_nothing(labels: torch.Tensor, message: str) -> None:
-    bank = PerceptronBank(2, 3)
+def test_bad_labels_change_nothing(device: torch.device, labels: torch.Tensor, message: str) -> None:
+    bank = PerceptronBank(2, 3, device=device)
     with pytest.raises(ArgumentError, match=message):
-        bank.learn_(torch.ones(2, 2), labels, lr=1.0)
+        bank.learn_(torch.ones(2, 2, device=device), labels.to(device), lr=1.0)
     assert not bank.weight.any()
     assert bank.n_samples == 0

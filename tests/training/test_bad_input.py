@@ -185,6 +185,12 @@ SETTINGS = [
     (smoke("--trainer.gradient_clip_val=-1"), r"at least 0, got -1 \(--trainer.gradient_clip_val\)"),
     (smoke("--checkpoint.monitor=val_los"), "--checkpoint.monitor must be one of train_loss, .* got val_los"),
     (smoke("--early_stopping.monitor=val_los"), "--early_stopping.monitor must be one of train_loss, .* got val_los"),
+    (
+        ("--data.name=digits", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"),
+        "--lr_scheduler needs the optimizer",
+    ),
+    (smoke("--trainer.default_root_dir=null"), "--trainer.default_root_dir must name a folder"),
+    (smoke("--trainer.precision=bf16-true"), r"precision must be 32-true, .* got bf16-true \(--trainer.precision\)"),
     (smoke("--config"), "-c/--config: expected one argument"),
     (smoke("fit"), "unrecognized arguments: fit"),
 ]
@@ -248,6 +254,7 @@ def test_a_checkpoint_that_is_none(command, fitted):
 CONFLICTS = [
     (smoke("--model.hidden=[5]"), r"hidden is \[5\], but .* was trained with \[32\] \(--model.hidden\)"),
     (smoke("--model.activation=tanh"), r"activation is tanh, but .* with relu \(--model.activation\)"),
+    (smoke("--model.loss=sum_of_squares"), r"loss is sum_of_squares, but .* \(--model.loss\)"),
     (smoke("--data.scaling=raw"), r"scaling is raw, but .* with unit \(--data.scaling\)"),
     (smoke("--data.name=mnist"), r"in_features is 784, but .* with 64 \(--data.name\)"),
     (PERCEPTRON, r"model is LitPerceptron, but .* holds a LitMLP \(--model\)"),
