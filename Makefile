@@ -22,7 +22,7 @@ train: setup
 	$(BIN)/nnlab test --config configs/mlp.yaml
 
 test: setup
-	@$(BIN)/python -m pytest --basetemp=.pytest_tmp
+	@$(BIN)/python -m pytest --basetemp=.pytest_tmp --numprocesses=auto --dist=worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -43,7 +43,8 @@ def refused(*arguments: object, command: str = "fit") -> str:
     before = files_in(Path())
     ended = nnlab(command, *arguments)
     assert ended.status == 2, ended
-    (line,) = ended.err.splitlines()
+    assert len(ended.err.splitlines()) == 1, ended
+    line = ended.err.strip()
     assert line.startswith(f"nnlab {command}: error: ")
     assert files_in(Path()) == before
     return line.removeprefix(f"nnlab {command}: error: ")
@@ -227,7 +228,8 @@ def test_a_config_that_cannot_be(content, message):
 def test_an_unknown_command(arguments):
     ended = nnlab(*arguments)
     assert ended.status == 2
-    (line,) = ended.err.splitlines()
+    assert len(ended.err.splitlines()) == 1, ended
+    line = ended.err.strip()
     assert line.startswith("nnlab: error: ")
     assert line.endswith("nnlab --help shows what there is")
 
