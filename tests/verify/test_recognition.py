@@ -12,7 +12,7 @@ from nnlab.verify.mutants import MUTANTS
 from nnlab.verify.subjects import KINDS, Subject, subject
 
 DRAWS = 3
-BASE = 20_000  # of the seeds; no seed was looked at while the diagnosis was written
+BASE = 20_000  # of the seeds
 NOT_IN_ONE_CALL = {"at-zero", "stale-cache", "not-zeroed", "in-place", "random"}
 
 

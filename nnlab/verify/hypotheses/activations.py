@@ -36,7 +36,10 @@ def places(run: Run) -> list[Place]:
         z = call.output
         if z.requires_grad and z.numel() > 0 and not any(a is z for a in call.arguments):
             repeated = any(a.shape == z.shape and _equal(a, z) for a in call.arguments)
-            place = None if repeated else _source(k, z, seen)
+            named = call.name in VALUES and len(call.arguments) > 0 and call.arguments[0].requires_grad
+            if named:  # also where it changes nothing here: a relu of positive numbers
+                found.append(Place(k, call.name, call.arguments[0], z))
+            place = None if repeated or named else _source(k, z, seen)
             if place is not None:
                 found.append(place)
         seen.append(z)
