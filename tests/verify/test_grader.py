@@ -165,7 +165,7 @@ NASTY = {
     "EOFError": f"{UPDATE}return input()\n",
     "no proper answer": f"""\
 import os
-for n in range(3, 20):
+for n in range(3, 256):
     try:
         os.write(n, bytes(12))
     except OSError:
