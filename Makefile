@@ -14,7 +14,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("nnlab needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": name another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,fast,export,dev]'
 	@touch $@
 
 train: setup

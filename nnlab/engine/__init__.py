@@ -1,0 +1,6 @@
+"""Epochs at speed: data that stay on the device, buffers that are reused, and steps in place."""
+
+from nnlab.engine.descent import Descent
+from nnlab.engine.mlp import MLPEngine, Run
+
+__all__ = ["Descent", "MLPEngine", "Run"]

@@ -1,0 +1,87 @@
+"""Gradient descent with momentum and weight decay, folded into the product that makes the gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from nnlab.engine.step import Line
+from nnlab.validation import ArgumentError, check_not_negative, check_positive
+
+
+class Descent(NamedTuple):
+    """v ← μ v + ∇E + λ w, w ← w − η v, as ``torch.optim.SGD`` does it; without momentum w ← w − η (∇E + λ w).
+
+    Attributes:
+        lr: η > 0.
+        momentum: μ in [0, 1).
+        weight_decay: λ >= 0 of every parameter, the biases included.
+
+    Source: chapter 3, section 3.3.2; Polyak (1964) for the momentum.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def check(self) -> None:
+        """Raise an ArgumentError for a setting out of range."""
+        check_positive("lr", self.lr)
+        check_not_negative("momentum", self.momentum)
+        if self.momentum >= 1:
+            raise ArgumentError("momentum", f"must be less than 1, got {self.momentum!r}")
+        check_not_negative("weight_decay", self.weight_decay)
+
+
+def descend_product(
+    line: Line,
+    parameter: Tensor,
+    velocity: Tensor | None,
+    delta_t: Tensor,
+    z: Tensor,
+    descent: Descent,
+    scale: float,
+    l2: float,
+) -> None:
+    """Add the step of a parameter by its gradient s δᵀ z + l2 w: without momentum one product, and no gradient is kept.
+
+    Args:
+        line: what it is added to.
+        parameter: a weight (O, I), or a bias (O,).
+        velocity: v; None without momentum.
+        delta_t: the layer's δᵀ, (O, N), of the summed errors.
+        z: what the layer was given, (N, I), or ones, (N,), for a bias.
+        descent: η, μ and λ.
+        scale: s, 1 / N for a mean.
+        l2: of the penalty l2/2 Σ w².
+    """
+    decay = descent.weight_decay + l2
+    moved = parameter if velocity is None else velocity
+    add = moved.addmm_ if z.ndim == 2 else moved.addmv_
+    if velocity is None:
+        line.then(add, delta_t, z, beta=1 - descent.lr * decay, alpha=-descent.lr * scale)
+    else:
+        line.then(add, delta_t, z, beta=descent.momentum, alpha=scale)
+        _follow(line, parameter, velocity, descent.lr, decay)
+
+
+def descend_gradient(
+    line: Line, parameter: Tensor, velocity: Tensor | None, gradient: Tensor, descent: Descent, l2: float
+) -> None:
+    """Add the step of a parameter by a gradient that is there, to which the penalty's is still to be added."""
+    decay = descent.weight_decay + l2
+    if velocity is None:
+        line.then(parameter.mul_, 1 - descent.lr * decay)
+        line.then(parameter.add_, gradient, alpha=-descent.lr)
+    else:
+        line.then(velocity.mul_, descent.momentum)
+        line.then(velocity.add_, gradient)
+        _follow(line, parameter, velocity, descent.lr, decay)
+
+
+def _follow(line: Line, parameter: Tensor, velocity: Tensor, lr: float, decay: float) -> None:
+    """v ← v + λ w, w ← w − η v."""
+    if decay:
+        line.then(velocity.add_, parameter, alpha=decay)
+    line.then(parameter.add_, velocity, alpha=-lr)

@@ -1,0 +1,119 @@
+"""One step of the engine as a straight line of tensor operations, bound to their buffers once and run many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
+from nnlab.engine.samples import Batch
+
+
+class Line(list[Callable[[], Any]]):
+    """Operations bound to their arguments: what Python would look up again at each of an epoch's steps is looked up
+    once, and a CUDA graph can record them.
+    """
+
+    def then(self, operation: Callable[..., Any], *tensors: Any, **settings: Any) -> None:
+        """Add an operation."""
+        self.append(partial(operation, *tensors, **settings))
+
+    def run(self) -> None:
+        """Carry them all out."""
+        for operation in self:
+            operation()
+
+
+class Layer(NamedTuple):
+    """A layer's parameters; without a bias of its own where that is among the weights."""
+
+    weight: Tensor  # (O, I)
+    bias: Tensor | None  # (O,)
+
+
+class Space(NamedTuple):
+    """What a mini-batch of N samples is computed in."""
+
+    z: list[Tensor]  # each layer's output, (N, O)
+    delta: list[Tensor]  # each layer's δ, (N, O)
+    masks: list[Tensor]  # of each hidden layer, (N, O); empty without dropout
+    ones: Tensor  # (N,)
+
+    @staticmethod
+    def of(sizes: Sequence[int], n: int, like: Tensor) -> Space:
+        """Buffers for n samples in layers of these sizes, of the dtype and on the device of ``like``."""
+        z, delta = ([like.new_empty(n, size) for size in sizes[:-1]] for _ in "zδ")
+        # a class's outputs lie side by side: a softmax is then a few vectors long, not as many as there are samples
+        y, delta_y = (like.new_empty(sizes[-1], n).T for _ in "zδ")
+        return Space([*z, y], [*delta, delta_y], [], like.new_ones(n))
+
+    def with_masks(self, wanted: bool) -> Space:
+        """The same with room for dropout, or without."""
+        return self._replace(masks=[torch.empty_like(z) for z in self.z[:-1]] if wanted else [])
+
+    def first(self, n: int) -> Space:
+        """The same for fewer samples."""
+        return Space(*([t[:n] for t in tensors] for tensors in self[:3]), self.ones[:n])
+
+
+def propagate(
+    line: Line, batch: Batch, layers: Sequence[Layer], activations: Sequence[str], loss: str, space: Space
+) -> list[Tensor]:
+    """Add forward propagation into ``space.z``, and backpropagation of the summed errors into ``space.delta``.
+
+    Args:
+        line: what it is added to.
+        batch: the samples.
+        layers: from the input to the output.
+        activations: the name of each layer's, the output layer's included.
+        loss: a key of ``nnlab.ops.LOSSES``.
+        space: for the batch's number of samples.
+
+    Returns:
+        what each layer is given, (N, I).
+
+    Source: chapter 3, eqs. 3.1 to 3.4, 3.11 and 3.17.
+    """
+    z, inputs, last = batch.x, [], len(layers) - 1
+    for k, (layer, name, u) in enumerate(zip(layers, activations, space.z, strict=True)):
+        inputs.append(z)
+        if layer.bias is None:
+            line.then(torch.mm, z, layer.weight.T, out=u)  # eq. 3.1
+        else:
+            line.then(torch.addmm, layer.bias, z, layer.weight.T, out=u)
+        line += ACTIVATE_[name](u)  # eq. 3.2
+        z = u
+        if space.masks and k < last:
+            z = torch.empty_like(u)
+            line.then(torch.mul, u, space.masks[k], out=z)
+    delta = space.delta
+    line += DIFFERENTIATE_[loss](z, batch.target, delta[last])  # the first factor of eq. 3.11
+    if batch.weight is not None:
+        line.then(delta[last].mul_, batch.weight)
+    for k in range(last, -1, -1):
+        line += PULL_BACK_[activations[k]](delta[k], space.z[k])
+        if k > 0:
+            line.then(torch.mm, delta[k], layers[k].weight, out=delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
+            if space.masks:
+                line.then(delta[k - 1].mul_, space.masks[k - 1])
+    return inputs
+
+
+def differentiate(
+    line: Line, gradients: Sequence[Tensor], inputs: Sequence[Tensor], space: Space, scale: float
+) -> None:
+    """Add the gradients s δᵀ z and s Σₙ δₙ of the errors, into buffers in the order of the parameters."""
+    for k, (z, delta) in enumerate(zip(inputs, space.delta, strict=True)):
+        weight, bias = gradients[2 * k], gradients[2 * k + 1]
+        if z.dtype == weight.dtype:
+            line.then(weight.addmm_, delta.T, z, beta=0, alpha=scale)
+        else:
+            low = torch.empty_like(weight, dtype=z.dtype)
+            line.then(torch.mm, delta.T, z, out=low)
+            line.then(torch.mul, low, scale, out=weight)
+        line.then(torch.sum, delta, 0, dtype=bias.dtype, out=bias)
+        line.then(bias.mul_, scale)
