@@ -1,99 +1,88 @@
-"""Inputs without the columns that are zero everywhere, the others in order of how often they are not.
+"""The first layer on inputs of which many are zero, such as images: what multiplies zeros is left out.
 
-Of MNIST's 784 pixels 717 are ever lit, and a mini-batch of 100 images lights some 520 of them. A column of zeros
-adds nothing to a net input and nothing to a gradient, so leaving it out of both GEMMs changes no result. With the
-columns sorted, those that a mini-batch can be spared are the last ones, and what is left is a view.
+Of MNIST's 784 pixels 717 are ever lit, and a mini-batch of 100 images lights some 520 of them. A column of zeros adds
+nothing to a net input and nothing to a gradient, so leaving it out of both products changes no result. With the columns
+in the order of how often they are lit, those that a mini-batch can be spared are the last ones, and what is left is a
+view.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from nnlab.engine.samples import Samples
-from nnlab.engine.step import Layer
 
 ALIGNED = 16  # columns are left out by 16 at a time: a row of float32 then starts on a cache line
 ROWS = 4096  # samples looked at at once
-
-
-class Compact(NamedTuple):
-    """Samples as the first layer sees them, its bias a weight like the others.
-
-    Attributes:
-        x: [1, x in the order of ``index``, 0 …], (N, W).
-        index: the columns of the original that it holds, (L,).
-        last: for each sample the number of leading columns that hold all that is not zero, (N,).
-    """
-
-    x: Tensor
-    index: Tensor
-    last: Tensor
-
-
-def compact(x: Tensor, batch_size: int) -> Compact | None:
-    """Leave columns out, where that spares a tenth of the work or more.
-
-    Args:
-        x: (N, I).
-        batch_size: samples of the mini-batches to come.
-
-    Returns:
-        the samples without them, or None where it would not pay.
-    """
-    often = torch.zeros(x.shape[1], dtype=torch.float64)
-    for rows in x.split(ROWS):
-        often += (rows != 0).sum(0)
-    often /= len(x)
-    index = often.argsort(descending=True, stable=True)[: int(often.count_nonzero())]
-    all_zero = (batch_size * torch.log1p(-often[index])).flip(0).cumsum(0).exp()  # P(a batch needs none from here on)
-    if float((1 - all_zero).sum()) > 0.9 * x.shape[1]:  # the expected number of columns, were they independent
-        return None
-    packed = x.new_zeros(len(x), _aligned(1 + len(index)))
-    last = torch.empty(len(x), dtype=torch.int64)
-    for rows, into, ends in zip(x.split(ROWS), packed.split(ROWS), last.split(ROWS), strict=True):
-        into[:, 0] = 1
-        into[:, 1 : 1 + len(index)] = rows[:, index]
-        ends.copy_(packed.shape[1] - (into != 0).flip(1).to(torch.uint8).argmax(1))
-    return Compact(packed, index, last)
+PAYS = 0.9  # of the columns: where more than that is expected to be needed, nothing is left out
 
 
 class CompactFirst:
-    """The first layer of a network on compact samples.
+    """The first layer's parameters and inputs, with the columns in the order of how often they are not zero.
 
-    Args:
-        found: the samples.
-        samples: their originals, whose targets and order go on being used.
-        n_units: O.
+    Attributes:
+        samples: the originals with x[:, order] for inputs but for the columns that are always zero, and before it,
+            where ``with_bias``, a column of ones, whose weight is the bias: (N, W).
+        weight: the parameters of the layer in the same order, followed by the columns always zero, (O, W').
+        velocity: v of the same, (O, W').
+        with_bias: whether the bias is the first weight.
     """
 
-    def __init__(self, found: Compact, samples: Samples, n_units: int) -> None:
-        self.samples = samples.with_inputs(found.x)
-        self._index, self._last = found.index, found.last
-        self._packed = found.x.new_zeros(n_units, found.x.shape[1])
+    def __init__(self, samples: Samples, order: Tensor, n_lit: int, n_units: int, with_bias: bool) -> None:
+        x = samples.x
+        self.with_bias = with_bias
+        self._order, self._bias = order, int(with_bias)
+        packed = x.new_zeros(len(x), _aligned(self._bias + n_lit))
+        self._needed = torch.empty(len(x), dtype=torch.int64)
+        columns = slice(self._bias, self._bias + n_lit)
+        pieces = (torch.split(t, ROWS) for t in (x, packed, self._needed))
+        for rows, into, needed in zip(*pieces, strict=True):
+            into[:, : self._bias] = 1
+            torch.index_select(rows, 1, order[:n_lit], out=into[:, columns])
+            needed.copy_(packed.shape[1] - (into != 0).flip(1).to(torch.uint8).argmax(1))
+        self.samples = samples.with_inputs(packed)
+        self.weight = x.new_zeros(n_units, _aligned(self._bias + len(order)))
+        self.velocity = torch.zeros_like(self.weight)
 
-    def load_(self, weight: Tensor, bias: Tensor) -> None:
-        """Take over the parameters, (O, I) and (O,)."""
-        self._packed[:, 0] = bias
-        self._packed[:, 1 : 1 + len(self._index)] = weight[:, self._index]
+    def load_(self, parameters: Sequence[Tensor], velocity: Sequence[Tensor]) -> None:
+        """Take over the weight, (O, I), and the bias, (O,), and v of both where there is momentum."""
+        for packed, pair in ((self.weight, parameters[:2]), (self.velocity, velocity[:2])):
+            if pair:
+                packed[:, self._bias : self._bias + len(self._order)] = pair[0][:, self._order]
+                packed[:, : self._bias] = pair[1][:, None]
 
-    def store_(self, weight: Tensor, bias: Tensor) -> None:
-        """Put them back; a weight of a column left out stays what it is."""
-        bias.copy_(self._packed[:, 0])
-        weight.index_copy_(1, self._index, self._packed[:, 1 : 1 + len(self._index)])
+    def store_(self, parameters: Sequence[Tensor], velocity: Sequence[Tensor]) -> None:
+        """Put them back."""
+        for packed, pair in ((self.weight, parameters[:2]), (self.velocity, velocity[:2])):
+            if pair:
+                pair[0].index_copy_(1, self._order, packed[:, self._bias : self._bias + len(self._order)])
+                if self._bias:
+                    pair[1].copy_(packed[:, 0])
 
     def needed(self, order: Tensor) -> list[int]:
-        """The columns that each mini-batch of ``order`` needs."""
+        """How many columns each mini-batch of the samples in this order needs."""
         size = self.samples.batch_size
-        last = self._last[order]
-        last = torch.nn.functional.pad(last, (0, -len(last) % size)).view(-1, size)
-        return [_aligned(columns) for columns in last.amax(1).tolist()]
+        needed = self._needed[order]
+        needed = torch.nn.functional.pad(needed, (0, -len(needed) % size)).view(-1, size)
+        return [_aligned(columns) for columns in needed.amax(1).tolist()]
 
-    def layer(self, columns: int) -> Layer:
-        """The layer up to that column."""
-        return Layer(self._packed[:, :columns], None)
+
+def compact_first(samples: Samples, n_units: int, with_bias: bool) -> CompactFirst | None:
+    """The compact form of a layer of O units, where that spares a tenth of the work or more; else None."""
+    x = samples.x
+    often = torch.zeros(x.shape[1], dtype=torch.float64)
+    for rows in torch.split(x, ROWS):
+        often += (rows != 0).sum(0)
+    often /= len(x)
+    order = often.argsort(descending=True, stable=True)
+    spared = torch.log1p(-often[order]) * samples.batch_size  # log P(a mini-batch has zeros alone in that column)
+    expected = float((1 - spared.flip(0).cumsum(0).exp()).sum())  # as if the columns were independent of one another
+    if expected > PAYS * x.shape[1]:
+        return None
+    return CompactFirst(samples, order, int(often.count_nonzero()), n_units, with_bias)
 
 
 def _aligned(n: int) -> int:

@@ -51,18 +51,23 @@ def descend_product(
         parameter: a weight (O, I), or a bias (O,).
         velocity: v; None without momentum.
         delta_t: the layer's δᵀ, (O, N), of the summed errors.
-        z: what the layer was given, (N, I), or ones, (N,), for a bias.
+        z: what the layer was given: (N, I), or (N, J) where the inputs after the first J are all 0; for a bias ones,
+            (N,).
         descent: η, μ and λ.
         scale: s, 1 / N for a mean.
         l2: of the penalty l2/2 Σ w².
     """
     decay = descent.weight_decay + l2
     moved = parameter if velocity is None else velocity
-    add = moved.addmm_ if z.ndim == 2 else moved.addmv_
-    if velocity is None:
-        line.then(add, delta_t, z, beta=1 - descent.lr * decay, alpha=-descent.lr * scale)
+    kept, alpha = (1 - descent.lr * decay, -descent.lr * scale) if velocity is None else (descent.momentum, scale)
+    if z.ndim == 1:
+        line.then(moved.addmv_, delta_t, z, beta=kept, alpha=alpha)
     else:
-        line.then(add, delta_t, z, beta=descent.momentum, alpha=scale)
+        n_given = z.shape[1]
+        line.then(moved[:, :n_given].addmm_, delta_t, z, beta=kept, alpha=alpha)
+        if n_given < moved.shape[1] and kept != 1:
+            line.then(moved[:, n_given:].mul_, kept)
+    if velocity is not None:
         _follow(line, parameter, velocity, descent.lr, decay)
 
 
@@ -81,7 +86,7 @@ def descend_gradient(
 
 
 def _follow(line: Line, parameter: Tensor, velocity: Tensor, lr: float, decay: float) -> None:
-    """v ← v + λ w, w ← w − η v."""
+    """Add v ← v + λ w and w ← w − η v."""
     if decay:
         line.then(velocity.add_, parameter, alpha=decay)
     line.then(parameter.add_, velocity, alpha=-lr)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnlab.validation import check_sample_weight
+
 CHUNK_BYTES = 4 << 20  # of a copy: more than the cache holds would have to be read from memory a second time
 LINE = 64  # bytes
 
@@ -20,6 +22,7 @@ class Batch(NamedTuple):
         weight: what each sample's error counts, (n, 1); None where they all count ``scale``.
         scale: what every error counts besides.
         outputs: where the network's outputs are kept, (n, K).
+        penalty: where Σ w² is kept, a scalar.
     """
 
     x: Tensor
@@ -27,6 +30,7 @@ class Batch(NamedTuple):
     weight: Tensor | None
     scale: float
     outputs: Tensor
+    penalty: Tensor
 
 
 class Samples:
@@ -47,15 +51,15 @@ class Samples:
     Attributes:
         chunk: samples that can be gathered at once, a multiple of the batch size.
         outputs: the network's, for each sample of the chunk.
+        penalties: Σ w², for each mini-batch of the chunk.
     """
 
     def __init__(
         self, x: Tensor, target: Tensor, n_outputs: int, weight: Tensor | None, batch_size: int, mean: bool
     ) -> None:
         self.x, self.batch_size, self._mean = x, batch_size, mean
-        self._target = target if target.ndim == 2 else None
-        self._labels = target if target.ndim == 1 else None
-        self._unit = torch.eye(n_outputs, dtype=x.dtype, device=x.device)
+        self._target, self._n_outputs = target, n_outputs
+        self._values = target if target.ndim == 2 else torch.eye(n_outputs, dtype=x.dtype, device=x.device)
         self._weight = weight
         n_batches = -(-len(x) // batch_size)
         size = batch_size * x.shape[1] * x.element_size()
@@ -65,12 +69,12 @@ class Samples:
         n = min(self.chunk, len(x))
         self._x_buffer, self._target_buffer = x.new_empty(n, x.shape[1]), x.new_empty(n, n_outputs)
         self._weight_buffer, self.outputs = x.new_empty(n, 1), x.new_empty(n, n_outputs)
+        self.penalties = x.new_zeros(n_batches)
         self._views: dict[int, list[Batch]] = {}
 
     def with_inputs(self, x: Tensor) -> Samples:
         """The same samples with other inputs, (N, any)."""
-        target = self._target if self._labels is None else self._labels
-        return Samples(x, target, len(self._unit), self._weight, self.batch_size, self._mean)
+        return Samples(x, self._target, self._n_outputs, self._weight, self.batch_size, self._mean)
 
     def gather_(self, order: Tensor) -> list[Batch]:
         """The mini-batches of x[order], ``order`` being int64, (n,), of at most ``chunk`` samples."""
@@ -78,18 +82,20 @@ class Samples:
         if n not in self._views:
             self._views = {k: v for k, v in self._views.items() if k == self.chunk} | {n: self._batches(n)}
         torch.index_select(self.x, 0, order, out=self._x_buffer[:n])
-        values, rows = (self._target, order) if self._labels is None else (self._unit, self._labels[order])
-        torch.index_select(values, 0, rows, out=self._target_buffer[:n])
+        rows = order if self._target.ndim == 2 else self._target[order]
+        torch.index_select(self._values, 0, rows, out=self._target_buffer[:n])
         if self._weight is not None:
             torch.index_select(self._weight, 0, order, out=self._weight_buffer[:n, 0])
             if self._mean:
-                for weight in self._weight_buffer[:n].split(self.batch_size):
+                for weight in torch.split(self._weight_buffer[:n], self.batch_size):
+                    check_sample_weight(weight)  # a mean divides by their sum
                     weight.div_(weight.sum())
         return self._views[n]
 
     def _batches(self, n: int) -> list[Batch]:
         """Views of the buffers' first n samples."""
         buffers = (self._x_buffer, self._target_buffer, self._weight_buffer, self.outputs)
+        parts = [torch.split(buffer[:n], self.batch_size) for buffer in buffers]
         return [
             Batch(
                 x,
@@ -97,6 +103,7 @@ class Samples:
                 None if self._weight is None else weight,
                 1 / len(x) if self._mean and self._weight is None else 1.0,
                 outputs,
+                self.penalties[k],
             )
-            for x, target, weight, outputs in zip(*(b[:n].split(self.batch_size) for b in buffers), strict=True)
+            for k, (x, target, weight, outputs) in enumerate(zip(*parts, strict=True))
         ]

@@ -14,8 +14,9 @@ from nnlab.engine.samples import Batch
 
 
 class Line(list[Callable[[], Any]]):
-    """Operations bound to their arguments: what Python would look up again at each of an epoch's steps is looked up
-    once, and a CUDA graph can record them.
+    """Operations bound to their arguments: what an epoch's steps would look up again is looked up once.
+
+    A CUDA graph can record them.
     """
 
     def then(self, operation: Callable[..., Any], *tensors: Any, **settings: Any) -> None:
@@ -29,10 +30,17 @@ class Line(list[Callable[[], Any]]):
 
 
 class Layer(NamedTuple):
-    """A layer's parameters; without a bias of its own where that is among the weights."""
+    """A layer's parameters, and what goes with them.
 
-    weight: Tensor  # (O, I)
-    bias: Tensor | None  # (O,)
+    Attributes:
+        weight: (O, I), or (O, W) where the bias and columns that multiply nothing are among them.
+        bias: (O,); None where it is among the weights.
+        velocity: v of both; None without momentum.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    velocity: tuple[Tensor | None, Tensor | None]
 
 
 class Space(NamedTuple):
@@ -57,7 +65,8 @@ class Space(NamedTuple):
 
     def first(self, n: int) -> Space:
         """The same for fewer samples."""
-        return Space(*([t[:n] for t in tensors] for tensors in self[:3]), self.ones[:n])
+        z, delta, masks = ([t[:n] for t in tensors] for tensors in (self.z, self.delta, self.masks))
+        return Space(z, delta, masks, self.ones[:n])
 
 
 def propagate(
@@ -67,7 +76,7 @@ def propagate(
 
     Args:
         line: what it is added to.
-        batch: the samples.
+        batch: the samples; where their x is narrower than the first layer's weight, the inputs it lacks are 0.
         layers: from the input to the output.
         activations: the name of each layer's, the output layer's included.
         loss: a key of ``nnlab.ops.LOSSES``.
@@ -81,15 +90,17 @@ def propagate(
     z, inputs, last = batch.x, [], len(layers) - 1
     for k, (layer, name, u) in enumerate(zip(layers, activations, space.z, strict=True)):
         inputs.append(z)
+        weight_t = layer.weight[:, : z.shape[1]].T
         if layer.bias is None:
-            line.then(torch.mm, z, layer.weight.T, out=u)  # eq. 3.1
+            line.then(torch.mm, z, weight_t, out=u)  # eq. 3.1
         else:
-            line.then(torch.addmm, layer.bias, z, layer.weight.T, out=u)
+            line.then(torch.addmm, layer.bias, z, weight_t, out=u)
         line += ACTIVATE_[name](u)  # eq. 3.2
         z = u
         if space.masks and k < last:
             z = torch.empty_like(u)
             line.then(torch.mul, u, space.masks[k], out=z)
+    line.then(batch.outputs.copy_, z)
     delta = space.delta
     line += DIFFERENTIATE_[loss](z, batch.target, delta[last])  # the first factor of eq. 3.11
     if batch.weight is not None:
