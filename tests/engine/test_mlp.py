@@ -196,7 +196,8 @@ def test_bfloat16_arithmetic_moves_float32_parameters(device, descent, l2):
     before = [p.clone() for p in parameters]
     engine.run_(order, descent._replace(lr=1e-5))
     assert all(not torch.equal(p, q) for p, q in zip(parameters, before, strict=True))
-    assert any(torch.equal(p.bfloat16(), q.bfloat16()) for p, q in zip(parameters, before, strict=True))
+    unseen = [(p.bfloat16() == q.bfloat16()).double().mean() for p, q in zip(parameters, before, strict=True)]
+    assert min(unseen[::2]) > 0.9  # of the weights; the biases start at 0, near which a bfloat16 is fine
 
 
 @pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
