@@ -2,5 +2,6 @@
 
 from nnlab.engine.descent import Descent
 from nnlab.engine.mlp import MLPEngine, Run
+from nnlab.engine.perceptron import PerceptronEngine
 
-__all__ = ["Descent", "MLPEngine", "Run"]
+__all__ = ["Descent", "MLPEngine", "PerceptronEngine", "Run"]

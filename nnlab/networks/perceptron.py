@@ -11,6 +11,7 @@ from nnlab.ops import (
     perceptron_rule_blocked,
     step,
 )
+from nnlab.ops.perceptron_sample import change_
 from nnlab.validation import check_at_least, check_labels, check_tensors
 
 
@@ -92,12 +93,13 @@ class PerceptronBank(nn.Module):
         check_tensors(x=(x, "N I"), weight=(self.weight, "K I"))
         check_labels(labels, x, max(2, len(self.weight)), "labels", everywhere=True)
         error, weight, bias = perceptron_rule_blocked(x, self.desired(labels), self.weight, self.bias, lr, self.g)
-        order = torch.arange(len(x), dtype=x.dtype, device=x.device) + self.n_samples
-        late = order[:, None] * error  # (N, K)
-        self.weight_lag.addmm_(late.T, x, alpha=-lr)
-        self.bias_lag.sub_(late.sum(0), alpha=lr)
+        weight_lag, bias_lag = self.weight_lag.clone(), self.bias_lag.clone()
+        for n in error.any(1).nonzero().flatten().tolist():
+            change_(weight_lag, bias_lag, error[n] * lr * (n + self.n_samples), x[n])
         self.weight.copy_(weight)
         self.bias.copy_(bias)
+        self.weight_lag.copy_(weight_lag)
+        self.bias_lag.copy_(bias_lag)
         self.n_samples += len(x)
         return error
 

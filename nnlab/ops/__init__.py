@@ -25,7 +25,6 @@ from nnlab.ops.losses import (
 )
 from nnlab.ops.penalties import l2_penalty_backward, l2_penalty_forward
 from nnlab.ops.perceptron import (
-    StepFunction,
     bipolar_step,
     perceptron_loss_backward,
     perceptron_loss_forward,
@@ -35,6 +34,7 @@ from nnlab.ops.perceptron import (
     step,
 )
 from nnlab.ops.perceptron_block import perceptron_rule_blocked
+from nnlab.ops.perceptron_sample import StepFunction
 from nnlab.ops.reduction import Reduction
 from nnlab.ops.updates import gradient_descent, gradient_descent_
 

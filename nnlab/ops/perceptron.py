@@ -1,15 +1,12 @@
 """Rosenblatt's perceptron (section 3.2): step functions, net input, prediction and the learning rule, for K units."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from nnlab.ops.linear import linear_forward
+from nnlab.ops.perceptron_sample import StepFunction, change_, sample_error
 from nnlab.ops.reduction import Reduction, reduce_backward, reduce_forward
 from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
-
-StepFunction = Callable[[Tensor], Tensor]
 
 
 def step(u: Tensor) -> Tensor:
@@ -124,9 +121,9 @@ def perceptron_rule(
     check_tensors(x=(x, "N I"), target=(target, "N K"), weight=(weight, "K I"), bias=(bias, "K"))
     check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
     check_positive("lr", lr)
-    weight, bias, error = weight.clone(), bias.clone(), torch.empty_like(target)
+    weight, bias = (p.clone(memory_format=torch.contiguous_format) for p in (weight, bias))
+    error = torch.empty_like(target)
     for n, (x_n, d_n) in enumerate(zip(x, target, strict=True)):
-        error[n] = g(torch.mv(weight, x_n) + bias) - d_n  # (K,)
-        weight.addr_(error[n], x_n, alpha=-lr)
-        bias.add_(error[n], alpha=-lr)
+        error[n] = sample_error(x_n, d_n, weight, bias, g)
+        change_(weight, bias, error[n] * lr, x_n)
     return error, weight, bias

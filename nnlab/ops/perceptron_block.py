@@ -9,7 +9,8 @@ and two equal sweeps certify the answer.
 import torch
 from torch import Tensor
 
-from nnlab.ops.perceptron import StepFunction, perceptron_net_input, perceptron_rule, step
+from nnlab.ops.perceptron import perceptron_net_input, step
+from nnlab.ops.perceptron_sample import StepFunction, change_, sample_error
 from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
 
 
@@ -18,9 +19,9 @@ def perceptron_rule_blocked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``perceptron_rule`` in blocks of samples: the same arguments, and the same results to the last bit.
 
-    Nearly all of the work is a few matrix products per block. Their sums round otherwise than the sequential rule's, so
-    a block in which a net input lies within its rounding bound of 0 is learnt sample by sample, and the changes are
-    made one by one, in order, where a sample was misjudged.
+    Nearly all of the work is a few matrix products per block, in float64. The sequential rule's sums round otherwise,
+    so a sample of which a net input lies within rounding of 0 is judged as the sequential rule does, and the block
+    begins anew behind it; and the changes are made one by one, in order, where a sample was misjudged.
 
     Args:
         x: (N, I).
@@ -41,23 +42,35 @@ def perceptron_rule_blocked(
     check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
     check_positive("lr", lr)
     check_at_least("block", block, 1)
-    weight, bias, errors = weight.clone(), bias.clone(), []
-    for x_b, d_b in zip(torch.split(x, block), torch.split(target, block), strict=True):
-        error, certain = _fixed_point(x_b, d_b, weight, bias, lr, g)
-        if certain:
-            for n in error.any(1).nonzero().flatten().tolist():
-                weight.addr_(error[n], x_b[n], alpha=-lr)
-                bias.add_(error[n], alpha=-lr)
-        else:
-            error, weight, bias = perceptron_rule(x_b, d_b, weight, bias, lr, g)
-        errors.append(error)
-    return torch.cat(errors), weight, bias
+    weight, bias = (p.clone(memory_format=torch.contiguous_format) for p in (weight, bias))
+    errors = torch.empty_like(target)
+    lr = float(torch.tensor(lr, dtype=x.dtype))  # as the sequential rule rounds it
+    whole = lr.is_integer() and all(bool((t == t.round()).all()) for t in (x, weight, bias))
+    n = 0
+    while n < len(x):
+        x_b = x[n : n + block]
+        error, certain = _fixed_point(x_b, target[n : n + block], weight, bias, lr, g, whole)
+        for i in error[:certain].any(1).nonzero().flatten().tolist():
+            change_(weight, bias, error[i] * lr, x_b[i])
+        if certain < len(x_b):
+            error[certain] = sample_error(x_b[certain], target[n + certain], weight, bias, g)
+            change_(weight, bias, error[certain] * lr, x_b[certain])
+            certain += 1
+        errors[n : n + certain] = error[:certain]
+        n += certain
+    return errors, weight, bias
 
 
 def _fixed_point(
-    x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, lr: float, g: StepFunction
-) -> tuple[Tensor, bool]:
-    """The errors of one block, (B, K), and whether every net input is farther from 0 than rounding can move it."""
+    x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, lr: float, g: StepFunction, whole: bool
+) -> tuple[Tensor, int]:
+    """The errors of one block, (B, K), and the number of leading samples whose are certain.
+
+    They are where every net input is farther from 0 than rounding can move it, or where nothing is rounded: where all
+    numbers are whole and no sum can leave those that are represented.
+    """
+    dtype, info = x.dtype, torch.finfo(x.dtype)
+    x, target, weight, bias = (t.double() for t in (x, target, weight, bias))
     start = perceptron_net_input(x, weight, bias)  # S, (B, K)
     gram = x @ x.T + 1  # (B, B); the 1 is the bias's constant input
     before = gram.tril(-1)  # L
@@ -68,10 +81,14 @@ def _fixed_point(
         if torch.equal(latest, error):
             break
         error = latest
-    # |Σᵢ wᵢ xᵢ| <= ‖w‖ ‖x‖, and a sum of n terms in any order errs by at most n ε Σ|terms| to first order
+    # |Σᵢ wᵢ xᵢ| <= ‖w‖ ‖x‖; a sum of n terms that are not 0 errs in any order by at most n ε/2 Σ|terms| to first order,
+    # and so does w by its changes
     length = gram.diagonal().sqrt()  # ‖[1, x]‖, (B,)
-    finest = (x.shape[1] * torch.finfo(x.dtype).tiny) ** 0.5  # below it the squares of a norm underflow
+    finest = (x.shape[1] * info.tiny) ** 0.5  # below it the squares of a norm underflow
     magnitude = length[:, None] * torch.hypot(weight.norm(dim=1), bias).clamp(min=finest)  # (B, K)
     magnitude = magnitude + lr * length[:, None] * (length[:, None] * error.abs()).cumsum(0)
-    bound = 2 * (x.shape[1] + len(x) + 2) * torch.finfo(x.dtype).eps * magnitude
-    return error, bool((u.abs() > bound).all())
+    bound = (x.count_nonzero(1)[:, None] + len(x) + 4) * info.eps * magnitude
+    certain = (u.abs() > bound) & (magnitude < info.max / 4)
+    if whole:
+        certain |= magnitude < 1 / info.eps
+    return error.to(dtype), int(certain.all(1).long().cumprod(0).sum())
