@@ -5,9 +5,9 @@ import argparse
 import torch
 from rich.progress import track
 
-from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.data import SPECS, ensure, load
+from nnlab.engine import Descent, MLPEngine
 from nnlab.networks import MLP
-from nnlab.ops import softmax_cross_entropy_backward
 from nnlab.validation import resolve_device
 
 
@@ -27,22 +27,16 @@ def main(argv: list[str] | None = None) -> float:
     labels, labels_test = (splits[s].labels.to(device) for s in ("train", "test"))
 
     n_train = len(x) - len(x) // 12  # the rest is kept for validation, as in the chapter
-    loader = ResidentLoader(x[:n_train], labels[:n_train], batch_size=100, shuffle=True, seed=1)
-    network = MLP([spec.in_features, 512, spec.n_classes], "relu", generator=torch.Generator().manual_seed(1)).to(
-        device
-    )
-    parameters = list(network.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.8)
+    generator = torch.Generator().manual_seed(1)
+    network = MLP([spec.in_features, 512, spec.n_classes], "relu", generator=generator).to(device)
+    data = x[:n_train], labels[:n_train]
+    engine = MLPEngine([*network.parameters()], network.activations, "softmax_cross_entropy", *data, batch_size=100)
+    shuffle, lr = torch.Generator().manual_seed(1), 0.1
 
     for _ in track(range(options.epochs), "training"):
-        for x_batch, labels_batch in loader:
-            cache = network.forward(x_batch)
-            delta = softmax_cross_entropy_backward(x.new_ones(()), cache[-1], labels_batch, "mean")
-            for parameter, gradient in zip(parameters, network.backward(delta, cache).parameters, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-        scheduler.step()
+        order = torch.randperm(n_train, generator=shuffle).to(device)
+        engine.run_(order, Descent(lr, momentum=0.9, weight_decay=1e-4))
+        lr *= 0.8
 
     accuracy = (network.forward(x_test)[-1].argmax(1) == labels_test).double().mean().item()
     print(f"test accuracy: {accuracy:.4f}")

@@ -2,9 +2,11 @@
 
 import argparse
 
+import torch
 from rich.progress import track
 
-from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.data import SPECS, ensure, load
+from nnlab.engine import PerceptronEngine
 from nnlab.networks import PerceptronBank
 from nnlab.validation import resolve_device
 
@@ -26,14 +28,15 @@ def main(argv: list[str] | None = None) -> float:
     labels, labels_test = (splits[s].labels.to(device) for s in ("train", "test"))
 
     n_train = len(x) - len(x) // 12  # the rest is kept for validation, as in the chapter
-    loader = ResidentLoader(x[:n_train], labels[:n_train], batch_size=1000, shuffle=True, seed=1)
     bank = PerceptronBank(spec.in_features, spec.n_classes, dtype=x.dtype, device=device)
+    engine, shuffle = PerceptronEngine(bank, x[:n_train], labels[:n_train]), torch.Generator().manual_seed(1)
 
     for _ in track(range(options.epochs), "training"):
-        errors = sum(int(bank.learn_(*batch, lr=1.0).count_nonzero()) for batch in loader)
+        order = torch.randperm(n_train, generator=shuffle).to(device)
+        errors = engine.run_(order, lr=1.0)
 
     accuracy = (bank.predict(x_test, average=True) == labels_test).double().mean().item()
-    print(f"updates in the last epoch: {errors}")
+    print(f"updates in the last epoch: {errors.count_nonzero()}")
     print(f"test accuracy: {accuracy:.4f}")
     return accuracy
 

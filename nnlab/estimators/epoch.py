@@ -1,14 +1,15 @@
-"""One pass over the training data in mini-batches."""
+"""What an epoch learns: the samples, how many of them make whole mini-batches, and the dropout of its steps."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab.estimators.objective import Objective
-from nnlab.estimators.optimizers import Optimizer
 from nnlab.validation import ArgumentError
+
+Masks = Callable[[int], Sequence[Tensor]]
 
 
 class Data(NamedTuple):
@@ -18,62 +19,38 @@ class Data(NamedTuple):
     target: Tensor
     weight: Tensor | None
 
-    def like(self) -> "Data":
-        """Uninitialised memory for as many samples."""
-        return Data(*(None if t is None else torch.empty_like(t) for t in self))  # type: ignore[arg-type]
 
-    def gather_(self, source: "Data", order: Tensor) -> None:
-        """Copy the samples of another in the order given."""
-        for ours, theirs in zip(self, source, strict=True):
-            if ours is not None and theirs is not None:
-                torch.index_select(theirs, 0, order, out=ours)
+def learnt_samples(n_samples: int, size: int, drop_last: bool) -> int:
+    """How many samples an epoch learns; a tail shorter than a mini-batch is left out or kept.
 
-
-def batches(n_samples: int, size: int, drop_last: bool) -> list[slice]:
-    """The mini-batches of an epoch; a tail shorter than one is left out or kept.
-
-    >>> batches(5, 2, drop_last=True)
-    [slice(0, 2, None), slice(2, 4, None)]
+    >>> learnt_samples(5, 2, drop_last=True), learnt_samples(5, 2, drop_last=False)
+    (4, 5)
 
     Raises:
         ArgumentError: no mini-batch would be left, for which ``minibatch_size`` is named.
     """
-    if drop_last and n_samples < size:
+    if not drop_last:
+        return n_samples
+    if n_samples < size:
         raise ArgumentError(
             "minibatch_size", f"must be at most n_samples = {n_samples}, or drop_last be False, got {size}"
         )
-    last = n_samples - size + 1 if drop_last else n_samples
-    return [slice(start, start + size) for start in range(0, last, size)]
+    return n_samples // size * size
 
 
-def train_epoch_(
-    parameters: list[Tensor],
-    data: Data,
-    slices: list[slice],
-    objective: Objective,
-    optimizer: Optimizer,
-    eta: float,
-    dropout: float,
-    rng: np.random.RandomState,
-) -> None:
-    """Change the parameters in place, once per mini-batch, by its gradient.
+def dropout(chance: float, hidden_biases: Sequence[Tensor], rng: np.random.RandomState) -> Masks | None:
+    """What draws the masks of a mini-batch of n samples, for each hidden layer (n, O); None where none are to be drawn.
 
     Args:
-        parameters: W⁽¹⁾, b⁽¹⁾, ….
-        data: in the order in which they are learnt.
-        slices: the mini-batches.
-        objective: what is minimised.
-        optimizer: how.
-        eta: the learning rate η.
-        dropout: the chance of each hidden unit's output to be left out; those left in grow by 1 / (1 − dropout).
-        rng: the source of that chance.
+        chance: of a hidden unit's output to be left out; those left in grow by 1 / (1 − chance).
+        hidden_biases: of each hidden layer, whose sizes, dtype and device the masks have.
+        rng: what they are drawn from.
     """
-    for part in slices:
-        x, weight = data.x[part], None if data.weight is None else data.weight[part]
-        masks = []
-        if dropout:
-            for hidden_bias in parameters[1:-2:2]:
-                kept = rng.random_sample((len(x), len(hidden_bias))) >= dropout
-                masks.append(torch.from_numpy(kept / (1 - dropout)).to(x))
-        gradients = objective.gradient(parameters, x, data.target[part], weight, masks)
-        optimizer.step_(parameters, gradients, eta)
+    if not (chance and hidden_biases):
+        return None
+
+    def draw(n: int) -> list[Tensor]:
+        kept = [rng.random_sample((n, len(bias))) >= chance for bias in hidden_biases]
+        return [torch.from_numpy(k / (1 - chance)).to(bias) for k, bias in zip(kept, hidden_biases, strict=True)]
+
+    return draw

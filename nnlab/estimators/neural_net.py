@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nnlab.estimators.arrays import Array, Place, to_host
 from nnlab.estimators.callbacks import CallbackSupportMixin, epochs_of_fit
-from nnlab.estimators.epoch import Data, batches, train_epoch_
+from nnlab.estimators.epoch import Data, dropout, learnt_samples
 from nnlab.estimators.memory import Memory
 from nnlab.estimators.objective import Objective
 from nnlab.estimators.optimizers import Adam, GradientDescent, Optimizer
@@ -140,7 +140,8 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         self, place: Place, data: Data, valid: Data | None, n_outputs: int, epochs: int, resume: bool, **given: Any
     ) -> Self:
         """Train for some more epochs; the weights and figures change when all of them are over."""
-        slices = batches(len(data.x), int(self.minibatch_size), self.drop_last)
+        batch_size = int(self.minibatch_size)
+        n_learnt = learnt_samples(len(data.x), batch_size, self.drop_last)
         objective, early = self._objective(), self.early_stopping and valid is not None
         if resume:
             memory, parameters = self._resume(place, data.x.dtype, n_outputs)
@@ -149,11 +150,12 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
             memory, weights = self._start(n_outputs)
             parameters, history = [], {}
             for weight in weights:
-                w = place.tensor(weight.T, data.x.dtype)
+                w = place.tensor(weight.T, data.x.dtype).clone()  # in memory of torch's, laid out as a later fit's
                 parameters += [w, w.new_zeros(len(w))]
-        past = len(history.get("cost", ()))
-        shuffled, order = data.like(), np.arange(len(data.x))
-        shuffled.gather_(data, place.tensor(order))
+        past, order = len(history.get("cost", ())), np.arange(len(data.x))
+        engine = objective.engine(parameters, data, batch_size)
+        update = memory.optimizer.attach(engine, parameters, float(self.eta))
+        masks = dropout(float(self.dropout), parameters[1:-2:2], memory.rng)
 
         def stopped() -> bool:
             return early and memory.best is not None and past - memory.best_epoch >= self.patience
@@ -176,17 +178,7 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
                 if self.shuffle:
                     order[:] = np.arange(len(order))  # each epoch's shuffle starts from the data's own order
                     memory.rng.shuffle(order)
-                    shuffled.gather_(data, place.tensor(order))
-                train_epoch_(
-                    parameters,
-                    shuffled,
-                    slices,
-                    objective,
-                    memory.optimizer,
-                    float(self.eta),
-                    float(self.dropout),
-                    memory.rng,
-                )
+                engine.run_(place.tensor(order[:n_learnt]), update, masks)
                 figures = self._figures(objective, parameters, data, valid)
                 past += 1
                 if not math.isfinite(figures["cost"]):

@@ -1,4 +1,4 @@
-"""What a network of the estimators minimises, and the gradient that is applied: E(w) = Σₙ wₙ Eₙ + λ/2 Σ w²."""
+"""What a network minimises, E(w) = Σₙ wₙ Eₙ + λ/2 Σ w², and how it is measured."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,10 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnlab.networks import mlp_backward, mlp_forward
-from nnlab.ops import LOSSES, l2_penalty_backward, l2_penalty_forward
+from nnlab.engine import MLPEngine
+from nnlab.estimators.epoch import Data
+from nnlab.networks import mlp_forward
+from nnlab.ops import LOSSES, l2_penalty_forward
 
-CHUNK = 8192  # samples propagated at once where no gradient is needed
+CHUNK = 1024  # samples propagated at once: what lies between two layers then stays in the cache
 
 
 class Objective(NamedTuple):
@@ -25,6 +27,20 @@ class Objective(NamedTuple):
     loss: str
     l2: float
 
+    def engine(self, parameters: Sequence[Tensor], data: Data, batch_size: int) -> MLPEngine:
+        """What descends E of one mini-batch after another, changing the parameters in place."""
+        return MLPEngine(
+            parameters,
+            self.activations,
+            self.loss,
+            data.x,
+            data.target,
+            batch_size=batch_size,
+            reduction="sum",
+            l2=self.l2,
+            sample_weight=data.weight,
+        )
+
     def outputs(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         """The network's outputs, (N, K)."""
         return torch.cat([mlp_forward(part, parameters, self.activations)[-1] for part in torch.split(x, CHUNK)])
@@ -36,33 +52,3 @@ class Objective(NamedTuple):
     def penalty(self, parameters: Sequence[Tensor]) -> float:
         """The part of E that the weights make, λ/2 Σ w²."""
         return sum(l2_penalty_forward(weight, self.l2).item() for weight in parameters[::2])
-
-    def gradient(
-        self,
-        parameters: Sequence[Tensor],
-        x: Tensor,
-        target: Tensor,
-        sample_weight: Tensor | None = None,
-        masks: Sequence[Tensor] = (),
-    ) -> list[Tensor]:
-        """∂E/∂w for the samples given, in the order of the parameters: forward, and the errors propagated back.
-
-        Args:
-            parameters: W⁽¹⁾, b⁽¹⁾, …, as ``nnlab.networks.mlp_forward`` takes them.
-            x: (N, I).
-            target: as the loss takes it.
-            sample_weight: wₙ, (N,), or None for all 1; they may all be zero, as in a mini-batch they can be.
-            masks: dropout, as ``nnlab.networks.mlp_forward`` takes them.
-        """
-        one = x.new_ones(())
-        cache = mlp_forward(x, parameters, self.activations, masks)
-        delta = LOSSES[self.loss].backward(one, cache[-1], target)
-        if sample_weight is not None:
-            delta = delta * sample_weight[:, None]
-        gradients = mlp_backward(delta, cache, parameters, self.activations, masks=masks).parameters
-        if self.l2 == 0:
-            return list(gradients)
-        return [
-            gradient if k % 2 else gradient + l2_penalty_backward(one, parameter, self.l2)
-            for k, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True))
-        ]

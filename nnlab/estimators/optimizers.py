@@ -1,22 +1,25 @@
-"""From gradients to new weights: gradient descent, with momentum, and Adam, as plain tensor operations in place."""
+"""From gradients to new weights: gradient descent, with momentum, and Adam, and what they remember."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nnlab.ops import gradient_descent_
+from nnlab.engine import Descent, MLPEngine
 
 
 class Optimizer(Protocol):
-    """Changes parameters in place, and keeps what it remembers in ``memory``, which a later fit takes up."""
+    """How parameters are changed; what it remembers is kept in ``memory``, which a later fit takes up."""
 
     memory: list[Tensor]
 
-    def step_(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], eta: float) -> None:
-        """Change the parameters by one step of learning rate η."""
+    def attach(
+        self, engine: MLPEngine, parameters: Sequence[Tensor], eta: float
+    ) -> Descent | Callable[[Sequence[Tensor]], None]:
+        """The update by which an engine changes its parameters with learning rate η, remembering in ``memory``."""
 
 
 @dataclass
@@ -29,15 +32,12 @@ class GradientDescent:
     momentum: float = 0.0
     memory: list[Tensor] = field(default_factory=list)  # v of each parameter
 
-    def step_(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], eta: float) -> None:
-        """Change the parameters by one step."""
-        if self.momentum:
-            self.memory = self.memory or [torch.zeros_like(w) for w in parameters]
-            for velocity, gradient in zip(self.memory, gradients, strict=True):
-                velocity.mul_(self.momentum).add_(gradient)
-            gradients = self.memory
-        for w, gradient in zip(parameters, gradients, strict=True):
-            gradient_descent_(w, gradient, eta)
+    def attach(self, engine: MLPEngine, parameters: Sequence[Tensor], eta: float) -> Descent:
+        """The engine's own step; its velocity is the memory."""
+        if self.momentum and not self.memory:
+            self.memory = [torch.zeros_like(w) for w in parameters]
+        engine.velocity = self.memory
+        return Descent(eta, self.momentum)
 
 
 @dataclass
@@ -53,9 +53,12 @@ class Adam:
     n_steps: int = 0
     memory: list[Tensor] = field(default_factory=list)  # m, v of each parameter
 
-    def step_(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], eta: float) -> None:
-        """Change the parameters by one step."""
+    def attach(self, engine: MLPEngine, parameters: Sequence[Tensor], eta: float) -> Callable[[Sequence[Tensor]], None]:
+        """A step that is given the gradients."""
         self.memory = self.memory or [torch.zeros_like(w) for w in parameters for _ in "mv"]
+        return partial(self._step_, parameters, eta)
+
+    def _step_(self, parameters: Sequence[Tensor], eta: float, gradients: Sequence[Tensor]) -> None:
         self.n_steps += 1
         mean_part, square_part = 1 - self.beta1**self.n_steps, 1 - self.beta2**self.n_steps
         for w, gradient, m, v in zip(parameters, gradients, self.memory[::2], self.memory[1::2], strict=True):

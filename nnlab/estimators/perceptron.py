@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from sklearn.utils import check_random_state
 
+from nnlab.engine import PerceptronEngine
 from nnlab.estimators.arrays import Array, Place
 from nnlab.estimators.callbacks import epochs_of_fit, with_callbacks
 from nnlab.estimators.linear_units import LinearUnits
@@ -16,8 +17,8 @@ class Perceptron(LinearUnits):
     """The chapter's perceptron: one update per misclassified sample, in the order of the samples.
 
     Two classes of any labels are told apart by one unit; more by one unit per class against all the others, and the
-    *largest* net input wins. (The chapter says largest absolute, which would choose the surest "no".) The rule runs in
-    blocks of samples with the sequential rule's answer, bit for bit (``nnlab.ops.perceptron_rule_blocked``).
+    *largest* net input wins. (The chapter says largest absolute, which would choose the surest "no".) The rule runs
+    on ``nnlab.engine.PerceptronEngine``, which gives the sequential rule's answer.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
@@ -103,6 +104,7 @@ class Perceptron(LinearUnits):
         )
         bank.weight.copy_(start[:, 1:])
         bank.bias.copy_(start[:, 0])
+        engine, order = PerceptronEngine(bank, x, labels), torch.arange(len(x), device=place.device)
         self.errors_: list[int] = []
 
         def stopped() -> bool:
@@ -111,10 +113,7 @@ class Perceptron(LinearUnits):
         for _ in epochs_of_fit(self, self.n_iter, stopped, lambda: {"w_": self._weights(place, bank)}, X=X, y=y):
             if self.shuffle:
                 order = place.tensor(rng.permutation(len(x)))
-                error = bank.learn_(x[order], labels[order], float(self.eta))
-            else:
-                error = bank.learn_(x, labels, float(self.eta))
-            self.errors_.append(int(error.count_nonzero()))
+            self.errors_.append(int(engine.run_(order, float(self.eta)).count_nonzero()))
         self.w_ = self._weights(place, bank)
         self.n_iter_ = len(self.errors_)
         self.converged_ = self.errors_[-1] == 0

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nnlab import NeuralNetMLP, NeuralNetRegressor
-from nnlab.estimators.objective import Objective
+from nnlab.engine import MLPEngine
 from nnlab.networks import mlp_backward, mlp_forward
 from nnlab.validation import ArgumentError
 from tests.tolerances import TRAJECTORY, assert_close
@@ -117,13 +117,16 @@ def test_dropout_masks_every_hidden_layer_and_its_gradient(device):
 def test_dropout_is_of_training_only_and_keeps_the_mean(blobs, monkeypatch):
     X, y = blobs
     seen = []
-    gradient = Objective.gradient
+    run_ = MLPEngine.run_
 
-    def spying(self, parameters, x, target, sample_weight=None, masks=()):
-        seen.append(masks)
-        return gradient(self, parameters, x, target, sample_weight, masks)
+    def spying(self, order, update, masks=None):
+        def noted(n):
+            seen.append(masks(n))
+            return seen[-1]
 
-    monkeypatch.setattr(Objective, "gradient", spying)
+        return run_(self, order, update, noted)
+
+    monkeypatch.setattr(MLPEngine, "run_", spying)
     network = NeuralNetMLP((300, 200), epochs=2, minibatch_size=45, dropout=0.25, seed=1).fit(X, y)
     assert [[m.shape for m in masks] for masks in seen] == [[(45, 300), (45, 200)]] * 4
     values = torch.cat([m.flatten() for masks in seen for m in masks])

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from nnlab import NeuralNetMLP, NeuralNetRegressor
 from nnlab.validation import ArgumentError
@@ -51,6 +52,19 @@ def test_k_fits_of_one_epoch_are_one_fit_of_k(kind, options, dtype, blobs):
     assert_same(
         make(kind, options, epochs=2, warm_start=True).fit(*arguments).set_params(epochs=3).fit(*arguments), whole
     )
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"l2": 0.1}], ids=str)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_same_on_images_most_of_which_is_black(options, dtype):
+    """Where nearly all inputs are zero, the engine learns without them, and must put everything back after each fit."""
+    X, y = load_digits(return_X_y=True)
+    X = np.where(X > 12, X / 16, 0)[:200].astype(dtype)
+    whole = make(NeuralNetMLP, options, epochs=4).fit(X, y[:200])
+    parts = make(NeuralNetMLP, options, epochs=1, warm_start=True)
+    for _ in range(4):
+        parts = pickle.loads(pickle.dumps(parts.fit(X, y[:200])))
+    assert_same(parts, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
