@@ -118,7 +118,8 @@ def test_validate_gives_the_figures_of_fit():
     best = min(row["val_loss"] for row in figures(RUN) if "val_loss" in row)
     ended = nnlab("validate", "--config", SMOKE)
     assert (ended.status, ended.err) == (0, "")
-    assert any("val_loss" in line and f"{best:.6f}" in line for line in ended.lines)
+    (line,) = (line for line in ended.lines if "val_loss" in line)
+    assert float(re.findall(r"\d+\.\d+", line)[0]) == pytest.approx(best, rel=1e-6)
 
 
 def test_predict_writes_what_the_network_predicts():
@@ -220,6 +221,22 @@ def test_a_later_file_and_a_flag_win():
     Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 1}, "data": {"batch_size": 500}}))
     fit("--config", SMOKE, "--config", "more.yaml", "--data.batch_size=659")
     assert read_checkpoint(LAST)["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], None),
+        (["--optimizer=AdamW", "--optimizer.lr=1e-3"], "--optimizer=AdamW"),
+        (["--trainer.gradient_clip_val=1"], "--trainer.gradient_clip_val"),
+        (["--trainer.callbacks=LearningRateMonitor"], "--trainer.callbacks: LearningRateMonitor"),
+    ],
+    ids=str,
+)
+def test_one_line_names_what_makes_mini_batches_go_one_by_one(arguments, named):
+    lines = [line for line in smoke(*arguments).lines if "one by one" in line]
+    found = f"mini-batches go one by one through Lightning ({named}); in blocks they would be faster"
+    assert lines == ([] if named is None else [found])
 
 
 # Configuration and help

@@ -24,6 +24,9 @@ class ResidentLoader:
     After ``load_state_dict``, the next ``iter()`` continues the epoch in which the state was saved, at the batch
     after the last one yielded.
 
+    An epoch may also be given as the numbers of its samples, for an engine that gathers them itself: see
+    ``give_numbers``.
+
     Args:
         images: N samples, floating point, (N, …).
         labels: int64, (N,), on the device of ``images``.
@@ -66,12 +69,23 @@ class ResidentLoader:
         self._permutation = torch.arange(len(images))
         self._position = len(self)  # batches yielded in this epoch; at len(self) the next epoch is due
         self._resumes = False
+        self._numbers_next = False
         self._epoch = 0  # counts beginnings, so that an iterator notices when it is overtaken
         if shuffle or world_size > 1:
             n_own = len(self._own(self._permutation))
             self._buffers = images.new_empty(n_own, *images.shape[1:]), labels.new_empty(n_own)
         else:
             self._buffers = images, labels
+
+    @property
+    def images(self) -> Tensor:
+        """All samples, in their own order, (N, …)."""
+        return self._images
+
+    @property
+    def labels(self) -> Tensor:
+        """Their labels, (N,)."""
+        return self._labels
 
     def __len__(self) -> int:
         """The number of mini-batches per epoch, the same on every rank."""
@@ -83,27 +97,69 @@ class ResidentLoader:
         An iterator that is never asked, as Lightning makes one to see whether it can, leaves no trace. One that is
         still in use when the next begins raises a RuntimeError: its batches are gone.
         """
-        self._begin()
+        numbers = self._begin()
         epoch, (images, labels) = self._epoch, self._buffers
         while self._position < len(self):
             batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
-            self._position += 1  # before the yield: Lightning does not come back after the last batch
-            yield images[batch], labels[batch]
+            if numbers is None:
+                self._position += 1  # before the yield: Lightning does not come back after the last batch
+                yield images[batch], labels[batch]
+            else:
+                yield numbers[batch.start :]  # type: ignore[misc]  # only to who asked for it by ``give_numbers``
             if epoch != self._epoch:
                 raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
 
-    def _begin(self) -> None:
-        """Draw the order of the epoch, unless it goes on, and put the samples in it."""
+    def give_numbers(self, wanted: bool = True) -> None:
+        """Let the next epoch to begin, and no other, be given as numbers of samples: nothing is gathered.
+
+        Its iterator yields the numbers of all samples that are left of the epoch, int64, (n,), on the device of
+        ``images``. Who takes some says so by ``take``.
+
+        Args:
+            wanted: False takes the wish back.
+
+        >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False)
+        >>> loader.give_numbers()
+        >>> left = iter(loader)
+        >>> next(left)
+        tensor([0, 1, 2, 3, 4])
+        >>> loader.take(2)
+        >>> next(left)
+        tensor([4])
+        """
+        self._numbers_next = wanted
+
+    def take(self, n_batches: int) -> None:
+        """Note that the next mini-batches of an epoch given as numbers were learnt; until then the position stays.
+
+        Args:
+            n_batches: how many.
+
+        Raises:
+            ArgumentError: fewer than 1, or more than are left.
+        """
+        check_at_least("n_batches", n_batches, 1)
+        if n_batches > len(self) - self._position:
+            left = len(self) - self._position
+            raise ArgumentError("n_batches", f"must be at most the {left} that are left, got {n_batches}")
+        self._position += n_batches
+
+    def _begin(self) -> Tensor | None:
+        """Draw the order of the epoch, unless it goes on; put the samples in it, or return their numbers."""
         if not (self._resumes and self._position < len(self)):
             self._position = 0
             if self._shuffle:
                 self._permutation = torch.randperm(len(self._images), generator=self._generator)
+        numbers, self._numbers_next = self._numbers_next, False
         self._resumes = False
         self._epoch += 1
+        own = self._own(self._permutation).to(self._images.device)
+        if numbers:
+            return own
         if self._buffers[0] is not self._images:
-            own = self._own(self._permutation).to(self._images.device)
             torch.index_select(self._images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])
+        return None
 
     def _own(self, permutation: Tensor) -> Tensor:
         """This rank's part of every global batch, one after the other: batch s is at [s B : (s + 1) B]."""

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid
 
+from nnlab.ops import errors
 from nnlab.ops.reduction import Reduction, reduce_backward, reduce_forward
 from nnlab.validation import check_labels, check_range, check_tensors
 
@@ -36,7 +36,7 @@ def sum_of_squares_forward(
     tensor(1.3878)
     """
     check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    return reduce_forward(0.5 * (logits - target).square().sum(1), reduction, sample_weight)
+    return reduce_forward(errors.squares(logits, target), reduction, sample_weight)
 
 
 def sum_of_squares_backward(
@@ -76,8 +76,7 @@ def binary_cross_entropy_forward(
     """
     check_tensors(logits=(logits, "N K"), target=(target, "N K"))
     check_range("target", target, 0, 1)
-    errors = target * logsigmoid(logits) + (1 - target) * logsigmoid(-logits)  # 1 − σ(u) = σ(−u)
-    return reduce_forward(-errors.sum(1), reduction, sample_weight)
+    return reduce_forward(errors.logistic(logits, target), reduction, sample_weight)
 
 
 def binary_cross_entropy_backward(
@@ -116,8 +115,7 @@ def softmax_cross_entropy_forward(
     """
     check_tensors(logits=(logits, "N K"))
     check_labels(target, logits, logits.shape[1])
-    errors = -log_softmax(logits, 1).gather(1, target[:, None]).squeeze(1)
-    return reduce_forward(errors, reduction, sample_weight)
+    return reduce_forward(errors.softmax(logits, target), reduction, sample_weight)
 
 
 def softmax_cross_entropy_backward(
@@ -140,11 +138,16 @@ class Loss(NamedTuple):
     forward: Callable[..., Tensor]
     backward: Callable[..., Tensor]
     target: Literal["labels", "values"]  # class labels (N,) int64, or one value per output (N, K)
+    errors: Callable[[Tensor, Tensor], Tensor]  # (logits, target) -> Eₙ, (N,), which forward checks and adds up
 
 
 LOSSES = {
-    "sum_of_squares": Loss(sum_of_squares_forward, sum_of_squares_backward, "values"),
-    "binary_cross_entropy": Loss(binary_cross_entropy_forward, binary_cross_entropy_backward, "values"),
-    "softmax_cross_entropy": Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backward, "labels"),
+    "sum_of_squares": Loss(sum_of_squares_forward, sum_of_squares_backward, "values", errors.squares),
+    "binary_cross_entropy": Loss(
+        binary_cross_entropy_forward, binary_cross_entropy_backward, "values", errors.logistic
+    ),
+    "softmax_cross_entropy": Loss(
+        softmax_cross_entropy_forward, softmax_cross_entropy_backward, "labels", errors.softmax
+    ),
 }
 """Every loss by its name."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
 from nnlab.training.learning_curve import draw_learning_curve
+from nnlab.training.loops import learnt_in_epoch
 
 
 class KeepOnInterrupt(L.Callback):
@@ -42,6 +43,7 @@ class KeepOnInterrupt(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
+        # a block is a step as well, and comes with no accumulation
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if stepped and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             raise KeyboardInterrupt
@@ -92,7 +94,7 @@ class BestAndLast(ModelCheckpoint):
 
 
 class EpochBar(TQDMProgressBar):
-    """One bar for an epoch, refreshed every 20 steps, with the latest figures beside it."""
+    """One bar for an epoch, refreshed every 20 steps or after a block of more, with the latest figures beside it."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=20)
@@ -105,10 +107,25 @@ class EpochBar(TQDMProgressBar):
         """The figures, without the version number of the logger."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count what was learnt."""
+        learnt, bar = learnt_in_epoch(trainer), self.train_progress_bar
+        if learnt - bar.n >= self.refresh_rate or learnt == bar.total:
+            show_progress(self, trainer, pl_module)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """End the bar, so that what is said next has a line of its own."""
         if self._train_progress_bar is not None:
             self._train_progress_bar.close()
+
+
+def show_progress(bar: TQDMProgressBar, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Show how many mini-batches of the epoch were learnt, and the latest figures."""
+    if bar.is_enabled:
+        bar.train_progress_bar.n = learnt_in_epoch(trainer)
+        bar.train_progress_bar.set_postfix(bar.get_metrics(trainer, pl_module))
 
 
 class LearningCurve(L.Callback):

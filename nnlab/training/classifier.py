@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
+TRAINING = ("train_loss", "train_acc")
 
 
 class MeanLoss(Metric):
@@ -23,9 +25,17 @@ class MeanLoss(Metric):
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("n", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, total: Tensor, n: int) -> None:
-        """Take in the loss of n samples together."""
-        self.total += total
+    def update(self, losses: Tensor, n: int) -> None:
+        """Take in the loss of a mini-batch summed over its n samples, or of several, (m,), of n samples together.
+
+        They are added one after the other, so that it does not matter which come together.
+        """
+        if losses.ndim == 0:
+            self.total += losses
+        else:
+            terms = torch.cat((self.total[None], losses.to(self.total.dtype))).cpu().numpy()
+            with np.errstate(all="ignore"):  # a NaN and an infinity are figures, too
+                self.total.fill_(float(np.add.accumulate(terms)[-1]))
         self.n += n
 
     def compute(self) -> Tensor:
@@ -79,7 +89,7 @@ class Classifier(L.LightningModule, ABC):
             self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
 
     def measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch, and its loss summed over its samples, into the figures of a stage."""
+        """Take a batch, and its loss summed over its samples, into the figures of a stage; or mini-batches together."""
         self.metric(f"{stage}_loss").update(loss, len(labels))
         if len(labels):
             self.metric(f"{stage}_acc").update(logits, labels)
@@ -110,5 +120,14 @@ class Classifier(L.LightningModule, ABC):
         return self.logits(batch[0]).argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the learner in the checkpoint, so that it is not loaded into another."""
+        """Name the learner in the checkpoint, so that it is not loaded into another; keep the figures of the epoch."""
         checkpoint["learner"] = type(self).__name__
+        if self._trainer is not None and self._trainer.world_size == 1:  # another process's figures are not known here
+            checkpoint["figures"] = {name: self.metric(name).metric_state for name in TRAINING}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the figures of the epoch."""
+        if self._trainer is not None and self._trainer.world_size == 1:
+            for name, state in checkpoint.get("figures", {}).items():
+                for key, value in state.items():
+                    setattr(self.metric(name), key, value.to(self.device))

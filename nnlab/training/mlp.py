@@ -1,4 +1,4 @@
-"""The multi-layer perceptron under Lightning's automatic optimization, its gradients coming through the bridge."""
+"""The multi-layer perceptron under Lightning's automatic optimization, by the engine or through the bridge."""
 
 from typing import Any, Literal
 
@@ -8,13 +8,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nnlab import autograd
+from nnlab.engine import Descent, MLPEngine
 from nnlab.networks import MLP
 from nnlab.ops import LOSSES, Reduction
-from nnlab.training.classifier import Batch, Classifier
+from nnlab.training.blocks import BlockLearner
+from nnlab.training.classifier import TRAINING, Batch
+from nnlab.training.obstacles import descent_of
 from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative
 
 
-class LitMLP(Classifier):
+class LitMLP(BlockLearner):
     """A multi-layer perceptron trained by hand-written backpropagation.
 
     It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP. With
@@ -75,19 +78,25 @@ class LitMLP(Classifier):
         """The network's outputs, (N, K)."""
         return autograd.mlp(self.network, x)
 
+    def _target(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """The labels, (N,), as the loss takes them."""
+        return one_hot(labels, self.n_classes).to(dtype) if LOSSES[self.loss].target == "values" else labels
+
     def error(self, logits: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
         """E of a batch, a scalar tensor, without the L2 penalty."""
-        target = labels
-        if LOSSES[self.loss].target == "values":
-            target = one_hot(labels, self.n_classes).to(logits.dtype)
-        return autograd.loss(logits, target, self.loss, reduction)
+        return autograd.loss(logits, self._target(labels, logits.dtype), self.loss, reduction)
 
     def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Eₙ averaged over the batch."""
         return self.error(logits, labels, "mean")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a mini-batch, with its hand-written gradient behind it."""
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor | None:
+        """The loss of a mini-batch, with its hand-written gradient behind it; or that of a block, which is learnt."""
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run goes on from the end of an epoch
+            for name in TRAINING:
+                self.metric(name).reset()
+        if isinstance(batch, Tensor):
+            return self.learn_block(batch)
         x, labels = batch
         logits = self.logits(x)
         of_error, of_penalty = self._factors(len(x), batch_idx)
@@ -101,6 +110,56 @@ class LitMLP(Classifier):
             loss = error + penalty * of_penalty / of_error  # each batch of a step has its part of the one penalty
         self.measure("train", loss.detach(), logits.detach(), labels)
         return of_error * error + of_penalty * penalty
+
+    def own_obstacle(self) -> str | None:
+        """What there is no form in the engine of."""
+        descent = self._descent()
+        return descent if isinstance(descent, str) else None
+
+    def _descent(self) -> Descent | str:
+        return descent_of(self.trainer.optimizers[0], list(self.network.parameters()))
+
+    def changed(self) -> list[Tensor]:
+        """The parameters, and behind them what the optimizer keeps of the momentum."""
+        return [*self.network.parameters(), *self._velocity()]
+
+    def _velocity(self) -> list[Tensor]:
+        """The optimizer's own buffers, which start at zero; none without momentum."""
+        optimizer = self.trainer.optimizers[0]
+        if not optimizer.param_groups[0]["momentum"]:
+            return []
+        for parameter in self.network.parameters():
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return [optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
+
+    def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> MLPEngine:
+        """The engine for this network and loss."""
+        return MLPEngine(
+            list(self.network.parameters()),
+            self.network.activations,
+            self.loss,
+            x,
+            self._target(labels, x.dtype),
+            batch_size=batch_size,
+            reduction=self.reduction,
+            l2=self.l2,
+        )
+
+    def learn(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Descend on mini-batches, and return the loss per sample, each as it was met."""
+        descent = self._descent()
+        assert isinstance(descent, Descent)
+        engine.velocity = self._velocity()
+        outputs, penalties = engine.run_(order, descent)
+        errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))
+        losses = _sums(errors, batch_size)
+        if self.l2 > 0:
+            sizes = 1 if self.reduction == "sum" else _sums(torch.ones_like(errors), batch_size)
+            losses += penalties * sizes
+        self.measure("train", losses, outputs, labels)
+        return losses.sum() / len(order)
 
     def _factors(self, n: int, batch_idx: int) -> tuple[float, float]:
         """The factors on this batch's error and on the penalty that undo the averaging by DDP and by accumulation."""
@@ -125,3 +184,12 @@ class LitMLP(Classifier):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def _sums(values: Tensor, size: int) -> Tensor:
+    """The sums of every ``size`` values and of the tail, each the same to the last bit whatever stands beside it."""
+    full = len(values) // size * size
+    exact = values.double()  # so many more digits that the order in which they are added hardly matters
+    return torch.cat((exact[:full].view(-1, size).sum(1), exact[full:].sum()[None]))[: -(-len(values) // size)].to(
+        values.dtype
+    )

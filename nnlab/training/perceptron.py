@@ -7,9 +7,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from nnlab.engine import PerceptronEngine
 from nnlab.networks import PerceptronBank
 from nnlab.ops import perceptron_loss_forward
-from nnlab.training.classifier import Batch, Classifier
+from nnlab.training.blocks import BlockLearner
+from nnlab.training.classifier import Batch
 from nnlab.validation import ArgumentError, check_positive
 
 
@@ -43,7 +45,7 @@ class PerceptronRule(torch.optim.Optimizer):
         return self.bank.learn_(x, labels, self.param_groups[0]["lr"])
 
 
-class LitPerceptron(Classifier):
+class LitPerceptron(BlockLearner):
     """A bank of perceptrons, one per class against all the others, trained by Rosenblatt's rule.
 
     The samples are learnt one after the other, however large the batches are. ``train_errors`` is the number of updates
@@ -99,14 +101,36 @@ class LitPerceptron(Classifier):
         """The perceptron criterion averaged over the batch."""
         return perceptron_loss_forward(logits, self.bank.desired(labels), "mean", g=self.bank.g)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Learn a batch, sample after sample."""
-        x, labels = batch
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
+        """Learn a batch or a block, sample after sample."""
         if batch_idx == 0:  # on_train_epoch_start is left out where a run goes on from the end of an epoch
             self.train_errors.zero_()
+        if isinstance(batch, Tensor):
+            self.learn_block(batch)
+            return
+        x, labels = batch
         optimizer: Any = self.optimizers()
         error = optimizer.step(x=x, labels=labels)
         self.train_errors += error.count_nonzero()
+
+    def own_obstacle(self) -> str | None:
+        """Another optimizer than the rule for this bank."""
+        optimizer = self.trainer.optimizers[0]
+        if type(optimizer) is not PerceptronRule or optimizer.bank is not self.bank:
+            return f"--optimizer={type(optimizer).__name__}"
+        return None
+
+    def changed(self) -> list[Tensor]:
+        """All that the bank holds."""
+        return list(self.bank.state_dict().values())
+
+    def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> PerceptronEngine:
+        """The engine for this bank, to which mini-batches are nothing."""
+        return PerceptronEngine(self.bank, x, labels)
+
+    def learn(self, engine: PerceptronEngine, order: Tensor, labels: Tensor, batch_size: int) -> None:
+        """Learn samples in their order, and count the updates."""
+        self.train_errors += engine.run_(order, self.trainer.optimizers[0].param_groups[0]["lr"]).count_nonzero()
 
     def on_train_epoch_end(self) -> None:
         """Log ``train_errors``."""

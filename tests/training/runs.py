@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnlab.cli import main
 from nnlab.data import SPECS
-from nnlab.training import MNISTDataModule
+from nnlab.training import MNISTDataModule, loops
 from tests.data.conftest import write_data_set
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,6 +100,13 @@ def trainer(device: torch.device, root: Path, **options: Any) -> L.Trainer:
         "max_epochs": 1,
     }
     return L.Trainer(accelerator=device.type, devices=1, default_root_dir=root, **quiet | options)
+
+
+def in_blocks_of(n: int, model: torch.nn.Module, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a block of this model on a CPU be n mini-batches at most, as if the model were that large."""
+    parameters = sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(loops, "STEP", 0)
+    monkeypatch.setattr(loops, "WORK", 6 * parameters * batch_size * n)
 
 
 def digits(n_train: int, batch_size: int, *, seed: int = 3, **options: Any) -> MNISTDataModule:

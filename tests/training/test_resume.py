@@ -10,8 +10,8 @@ import lightning as L
 import pytest
 import torch
 
-from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron
-from tests.training.runs import assert_same, digits, state, trainer
+from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron, read_checkpoint
+from tests.training.runs import assert_same, digits, in_blocks_of, state, trainer
 
 N, BATCH, EPOCHS = 37, 8, 3  # five batches an epoch, the last of 5
 
@@ -29,41 +29,43 @@ def mlp(weight_decay: float = 0.0) -> LitMLP:
     return model
 
 
-RECIPES = {
-    "mlp": (mlp, {}),
-    "mlp, accumulated": (mlp, {"accumulate_grad_batches": 2}),
-    "perceptron": (partial(LitPerceptron, in_features=64), {}),
-}
-
-
-class Errors(L.Callback):
-    """Notes what each whole epoch of a perceptron counts."""
+class Figures(L.Callback):
+    """Notes what each whole epoch tells of its training."""
 
     def __init__(self) -> None:
-        self.seen: dict[int, int] = {}
+        self.seen: dict[int, tuple[float, ...]] = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_last_batch and isinstance(pl_module, LitPerceptron):
-            self.seen[trainer.current_epoch] = int(pl_module.train_errors)
+        if not trainer.is_last_batch:
+            return
+        if isinstance(pl_module, LitPerceptron):
+            self.seen[trainer.current_epoch] = (int(pl_module.train_errors),)
+        elif pl_module.metric("train_loss").update_called:
+            names = ("train_loss", "train_acc")
+            self.seen[trainer.current_epoch] = tuple(pl_module.metric(name).compute().item() for name in names)
+
+
+class EachBatch(L.Callback):
+    """Asks to be called at every mini-batch, so that they go one by one through Lightning."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        pass
 
 
 class CtrlC(L.Callback):
-    """Sends SIGINT once, before the k-th step, or in the validation after it."""
+    """Sends SIGINT once, where the k-th step is next, or in the validation after it."""
 
     def __init__(self, k: int, *, in_validation: bool = False) -> None:
         self.k, self.in_validation, self.sent = k, in_validation, False
 
-    def _send(self, trainer: L.Trainer, *, in_validation: bool) -> None:
-        due = trainer.global_step >= self.k if in_validation else trainer.global_step == self.k - 1
+    def send(self, trainer: L.Trainer, *, in_validation: bool = False) -> None:
+        due = trainer.global_step >= self.k - (not in_validation)
         if due and in_validation == self.in_validation and not self.sent:
             self.sent = True
             signal.raise_signal(signal.SIGINT)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._send(trainer, in_validation=False)
-
     def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._send(trainer, in_validation=True)
+        self.send(trainer, in_validation=True)
 
 
 Stop = Callable[[int, Path, Callable[..., Any]], Path]
@@ -82,14 +84,25 @@ def killed_after_the_best_epoch(k: int, folder: Path, fit: Callable[..., Any]) -
 
 
 def by_ctrl_c(k: int, folder: Path, fit: Callable[..., Any], *, in_validation: bool = False) -> Path:
-    keeper = KeepOnInterrupt(folder)
+    keeper, ctrl_c = KeepOnInterrupt(folder), CtrlC(k, in_validation=in_validation)
     kept = BestAndLast(folder, monitor="val_loss", save_on_train_epoch_end=False)
-    try:
-        fit(callbacks=[CtrlC(k, in_validation=in_validation), keeper, kept], enable_checkpointing=True)
-    except SystemExit:
-        return folder / "interrupted.ckpt"
+    with pytest.MonkeyPatch.context() as patch:
+        for learner in (LitMLP, LitPerceptron):  # where a callback would be one of every mini-batch
+            patch.setattr(learner, "training_step", _sends(ctrl_c, learner.training_step))
+        try:
+            fit(callbacks=[ctrl_c, keeper, kept], enable_checkpointing=True)
+        except SystemExit:
+            return folder / "interrupted.ckpt"
     assert in_validation  # of the last epoch, after which there is nothing to interrupt
     return Path(kept.last_model_path)
+
+
+def _sends(ctrl_c: CtrlC, step: Callable[..., Any]) -> Callable[..., Any]:
+    def training_step(self: L.LightningModule, batch: Any, batch_idx: int) -> Any:
+        ctrl_c.send(self.trainer)
+        return step(self, batch, batch_idx)
+
+    return training_step
 
 
 STOPS = {
@@ -99,29 +112,43 @@ STOPS = {
     "ctrl-c in validation": partial(by_ctrl_c, in_validation=True),
 }
 
+RECIPES = {
+    "mlp": (mlp, {}, STOPS),
+    "mlp, one by one": (mlp, {"callbacks": [EachBatch]}, ["max_steps", "ctrl-c"]),
+    "mlp, accumulated": (mlp, {"accumulate_grad_batches": 2}, STOPS),
+    "perceptron": (partial(LitPerceptron, in_features=64), {}, STOPS),
+    "perceptron, one by one": (partial(LitPerceptron, in_features=64), {"callbacks": [EachBatch]}, ["max_steps"]),
+}
+CASES = [(recipe, stop) for recipe, (_, _, stops) in RECIPES.items() for stop in stops]
+
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
-@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
-@pytest.mark.parametrize(("make", "options"), RECIPES.values(), ids=RECIPES)
-def test_a_stopped_run_goes_on_bit_for_bit_from_every_step(device, tmp_path, make, options, stop):
+@pytest.mark.parametrize(("recipe", "stop"), CASES)
+def test_a_stopped_run_goes_on_bit_for_bit_from_every_step(device, tmp_path, monkeypatch, recipe, stop):
+    make, options, _ = RECIPES[recipe]
+    in_blocks_of(2, make(), BATCH, monkeypatch)
+
     def fit(model: L.LightningModule, *, seed: int = 3, ckpt_path: Path | None = None, **more: Any) -> L.Trainer:
-        run = trainer(device, tmp_path, max_epochs=EPOCHS, **options | more)
+        callbacks = [make_callback() for make_callback in options.get("callbacks", [])]
+        settings = {**options, **more, "callbacks": [*callbacks, *more.get("callbacks", [])]}
+        run = trainer(device, tmp_path, max_epochs=EPOCHS, **settings)
         run.fit(model, digits(N, BATCH, seed=seed), ckpt_path=ckpt_path, weights_only=True)
         return run
 
-    whole, whole_errors = make(), Errors()
-    n_steps = fit(whole, callbacks=[whole_errors]).global_step
-    assert n_steps == EPOCHS * (3 if options else 5)
+    whole, told = make(), Figures()
+    n_steps = fit(whole, callbacks=[told]).global_step
+    assert n_steps == EPOCHS * (3 if "accumulated" in recipe else 5)
     for k in range(1, n_steps + 1):
-        path = stop(k, tmp_path / str(k), lambda **more: fit(make(), **more))
-        resumed, errors = make(), Errors()
-        run = fit(resumed, seed=77, ckpt_path=path, callbacks=[errors])  # the order is the checkpoint's, not a seed's
+        path = STOPS[stop](k, tmp_path / str(k), lambda **more: fit(make(), **more))
+        resumed, again = make(), Figures()
+        run = fit(resumed, seed=77, ckpt_path=path, callbacks=[again])  # the order is the checkpoint's, not a seed's
         assert run.global_step == n_steps, f"step {k}"
         try:
             assert_same(state(resumed), state(whole))
         except AssertionError as error:
             raise AssertionError(f"stopped at step {k}") from error
-        assert errors.seen.items() <= whole_errors.seen.items()
+        assert again.seen.items() <= told.seen.items(), f"step {k}"
+        assert len(again.seen) >= EPOCHS - read_checkpoint(path)["epoch"] - 1
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
