@@ -1,0 +1,42 @@
+"""How long ``from nnlab import Perceptron`` takes: ``import``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from torch import Tensor
+
+from nnlab.bench.session import Session
+from nnlab.bench.stopwatch import Contestant
+
+OURS, THEIRS = "from nnlab import Perceptron", "import torch, sklearn"
+
+
+def seconds(statement: str) -> float:
+    """The seconds that a statement takes in a fresh process."""
+    code = f"from time import perf_counter as t; s = t(); {statement}; print(t() - s)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    return float(ended.stdout)
+
+
+def import_time(session: Session) -> None:
+    """Ours against torch and scikit-learn alone, each in fresh processes by turns."""
+    cpu = torch.device("cpu")
+
+    def importing(statement: str) -> Contestant:
+        def once(order: Tensor) -> float:
+            return seconds(statement)
+
+        return Contestant(statement, once, cpu)
+
+    ours, theirs = importing(OURS), importing(THEIRS)
+    for contestant in (ours, theirs):
+        session.tell(f"{contestant.name}, warm-up")
+        seconds(contestant.name)  # has its files in the system's cache
+    row = session.row("import", OURS, THEIRS)
+    session.rows.append(row)
+    session.race([(row, ours, theirs)], 3 if session.quick else 7, lambda repeat: torch.zeros(1))
