@@ -16,7 +16,7 @@ from torch import Tensor
 from nnlab.engine.samples import Samples
 
 ALIGNED = 16  # columns are left out by 16 at a time: a row of float32 then starts on a cache line
-ROWS = 4096  # samples looked at at once
+ROWS = 256  # samples looked at at once: they stay in the cache
 PAYS = 0.9  # of the columns: where more than that is expected to be needed, nothing is left out
 
 
@@ -24,8 +24,10 @@ class CompactFirst:
     """The first layer's parameters and inputs, with the columns in the order of how often they are not zero.
 
     Attributes:
-        samples: the originals with x[:, order] for inputs but for the columns that are always zero, and before it,
-            where ``with_bias``, a column of ones, whose weight is the bias: (N, W).
+        samples: the originals in the order of how many columns they need, with x[:, order] for inputs but for the
+            columns that are always zero, and before it, where ``with_bias``, a column of ones, whose weight is the
+            bias: (N, W).
+        place: where each of the originals is among them, (N,).
         weight: the parameters of the layer in the same order, followed by the columns always zero, (O, W').
         velocity: v of the same, (O, W').
         with_bias: whether the bias is the first weight.
@@ -35,15 +37,24 @@ class CompactFirst:
         x = samples.x
         self.with_bias = with_bias
         self._order, self._bias = order, int(with_bias)
-        packed = x.new_zeros(len(x), _aligned(self._bias + n_lit))
-        self._needed = torch.empty(len(x), dtype=torch.int64)
-        columns = slice(self._bias, self._bias + n_lit)
-        pieces = (torch.split(t, ROWS) for t in (x, packed, self._needed))
-        for rows, into, needed in zip(*pieces, strict=True):
+        width = _aligned(self._bias + n_lit)
+        rank = x.new_empty(len(order))  # of each column, counted from 1, the ones included
+        rank[order] = torch.arange(1 + self._bias, 1 + self._bias + len(order)).to(x)
+        needed, buffer = x.new_empty(len(x)), x.new_empty(ROWS, x.shape[1])
+        for rows, into in zip(torch.split(x, ROWS), torch.split(needed, ROWS), strict=True):
+            torch.amax(torch.ne(rows, 0, out=buffer[: len(rows)]).mul_(rank), 1, out=into)
+        by_need = needed.argsort(stable=True)
+        self.place = torch.empty_like(by_need)
+        self.place[by_need] = torch.arange(len(x))
+        self._needed = needed[by_need].long().clamp_(min=1)
+        packed, columns = x.new_empty(len(x), width), order[:n_lit].expand(ROWS, n_lit).contiguous()
+        for number, into in zip(torch.split(by_need, ROWS), torch.split(packed, ROWS), strict=True):
+            n = len(number)
+            torch.index_select(x, 0, number, out=buffer[:n])
             into[:, : self._bias] = 1
-            torch.index_select(rows, 1, order[:n_lit], out=into[:, columns])
-            needed.copy_(packed.shape[1] - (into != 0).flip(1).to(torch.uint8).argmax(1))
-        self.samples = samples.with_inputs(packed)
+            torch.gather(buffer[:n], 1, columns[:n], out=into[:, self._bias : self._bias + n_lit])
+            into[:, self._bias + n_lit :] = 0
+        self.samples = samples.with_inputs(packed, by_need)
         self.weight = x.new_zeros(n_units, _aligned(self._bias + len(order)))
         self.velocity = torch.zeros_like(self.weight)
 
@@ -62,8 +73,13 @@ class CompactFirst:
                 if self._bias:
                     pair[1].copy_(packed[:, 0])
 
+    def parts(self, size: int) -> list[Tensor]:
+        """All samples in the order of their need, ``size`` at a time, without the columns that these do not need."""
+        parts = zip(torch.split(self.samples.x, size), torch.split(self._needed, size), strict=True)
+        return [x[:, : _aligned(int(needed[-1]))] for x, needed in parts]
+
     def needed(self, order: Tensor) -> list[int]:
-        """How many columns each mini-batch of the samples in this order needs."""
+        """How many columns each mini-batch of the samples at these places needs."""
         size = self.samples.batch_size
         needed = self._needed[order]
         needed = torch.nn.functional.pad(needed, (0, -len(needed) % size)).view(-1, size)
@@ -74,8 +90,9 @@ def compact_first(samples: Samples, n_units: int, with_bias: bool) -> CompactFir
     """The compact form of a layer of O units, where that spares a tenth of the work or more; else None."""
     x = samples.x
     often = torch.zeros(x.shape[1], dtype=torch.float64)
+    buffer = x.new_empty(ROWS, x.shape[1])
     for rows in torch.split(x, ROWS):
-        often += (rows != 0).sum(0)
+        often += torch.ne(rows, 0, out=buffer[: len(rows)]).sum(0)
     often /= len(x)
     order = often.argsort(descending=True, stable=True)
     spared = torch.log1p(-often[order]) * samples.batch_size  # log P(a mini-batch has zeros alone in that column)

@@ -11,9 +11,10 @@ from torch import Tensor
 from nnlab.engine.arguments import Masks, Update, check_network, check_order, check_target
 from nnlab.engine.compact import CompactFirst, compact_first
 from nnlab.engine.descent import Descent, descend_gradient, descend_product
+from nnlab.engine.forward import AT_ONCE, forward_
 from nnlab.engine.graph import Recorder
 from nnlab.engine.samples import Batch, Samples
-from nnlab.engine.step import Layer, Line, Space, differentiate, propagate
+from nnlab.engine.step import Layer, Line, Space, differentiate, penalise, propagate
 from nnlab.ops import LOSSES, Reduction
 from nnlab.validation import check_at_least, check_choice, check_not_negative, check_sample_weight, check_tensors
 
@@ -101,10 +102,10 @@ class MLPEngine:
         weight = None if sample_weight is None else sample_weight.to(low)
         self._samples = Samples(x.to(low), target, sizes[-1], weight, batch_size, reduction == "mean")
         self._first: CompactFirst | None = None
-        self._looked = low != x.dtype or x.device.type != "cpu"  # for columns to leave out
+        may_leave_out = x.device.type == "cpu" and low == x.dtype and low in (torch.float32, torch.float64)
+        self._looked = not may_leave_out  # for columns to leave out
         self._space = Space.of(sizes, min(batch_size, len(x)), self._used[0])
         self._gradients: list[Tensor] = []
-        self._square = self._parameters[0].new_empty(())
         self._bound: tuple[object, ...] = ()
         self._lines: dict[tuple[int, int, int], Line] = {}
         self._recorder = Recorder(x.device)
@@ -126,13 +127,14 @@ class MLPEngine:
         self._prepare(update, masks is not None)
         first = self._compact_first() if isinstance(update, Descent) else None
         samples = self._samples if first is None else first.samples
+        order = order if first is None else first.place[order]
         parts = torch.split(order, samples.chunk) if len(order) else ()
+        columns = iter([0] * (len(order) // samples.batch_size + 1) if first is None else first.needed(order))
         outputs, penalties = [samples.outputs[:0]], [samples.penalties[:0]]
         try:
             for part in parts:
                 batches = samples.gather_(part)
-                needed = [0] * len(batches) if first is None else first.needed(part)
-                lines = [self._line(k, *pair, update) for k, pair in enumerate(zip(batches, needed, strict=True))]
+                lines = [self._line(k, batch, next(columns), update) for k, batch in enumerate(batches)]
                 if masks is None and isinstance(update, Descent):
                     self._recorder.run((len(part), update), lines)
                 else:
@@ -143,6 +145,17 @@ class MLPEngine:
             if first is not None:
                 first.store_(self._parameters, self.velocity)
         return Run(torch.cat(outputs), torch.cat(penalties) * (self._l2 / 2))
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
+        x, first = self._samples.x, self._first
+        if first is not None:
+            first.load_(self._parameters, ())
+        parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
+        outputs = x.new_empty(len(x), len(self._used[-1]))
+        forward_(parts, self._layers(momentum=False, compact=first is not None), self._activations, outputs)
+        return outputs if first is None else outputs[first.place]
 
     def _run_with_host(self, lines: Sequence[Line], batches: Sequence[Batch], masks: Masks | None) -> None:
         """Run what needs the host at each step."""
@@ -162,15 +175,14 @@ class MLPEngine:
             return found
         line = self._lines[slot, n, columns] = Line()
         space = self._space if n == len(self._space.ones) else self._space.first(n)
-        layers = self._layers(update, compact=columns > 0)
+        momentum = isinstance(update, Descent) and update.momentum > 0
+        layers = self._layers(momentum, compact=columns > 0)
         if columns:
             batch = batch._replace(x=batch.x[:, :columns])
         inputs = propagate(line, batch, layers, self._activations, self._loss, space)
         if self._l2:
-            line.then(batch.penalty.zero_)
             full = self._used is self._parameters
-            for weight in [layer.weight for layer in layers] if full else self._parameters[::2]:
-                line.then(self._penalise, batch.penalty, weight.flatten())
+            penalise(line, [layer.weight for layer in layers] if full else self._parameters[::2], batch.penalty)
         if isinstance(update, Descent) and self._used is self._parameters:
             for layer, z, delta in zip(layers, inputs, space.delta, strict=True):
                 v_weight, v_bias = layer.velocity
@@ -181,9 +193,8 @@ class MLPEngine:
             self._by_gradients(line, inputs, space, batch.scale, update)
         return line
 
-    def _layers(self, update: Descent | Update, compact: bool) -> list[Layer]:
+    def _layers(self, momentum: bool, compact: bool) -> list[Layer]:
         """The layers as a step uses them."""
-        momentum = isinstance(update, Descent) and update.momentum > 0
         velocity: Sequence[Tensor | None] = self.velocity if momentum else [None] * len(self._used)
         layers = [
             Layer(weight, bias, (v_weight, v_bias))
@@ -214,9 +225,6 @@ class MLPEngine:
         if self._used is not self._parameters:
             for low, parameter in zip(self._used, self._parameters, strict=True):
                 line.then(low.copy_, parameter)
-
-    def _penalise(self, penalty: Tensor, weight: Tensor) -> None:
-        penalty.add_(torch.dot(weight, weight, out=self._square))
 
     def _compact_first(self) -> CompactFirst | None:
         """The first layer without the inputs that are 0, holding today's parameters; None where that does not pay."""

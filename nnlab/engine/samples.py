@@ -33,6 +33,11 @@ class Batch(NamedTuple):
     penalty: Tensor
 
 
+def by_class(like: Tensor, n: int, n_outputs: int) -> Tensor:
+    """Memory for outputs, (n, K), those of a class side by side: a softmax is then a few long vectors, not n short."""
+    return like.new_empty(n_outputs, n).T
+
+
 class Samples:
     """Samples and what is wanted of them, gathered in the order in which they are learnt.
 
@@ -68,13 +73,14 @@ class Samples:
         self.chunk = n_batches * batch_size
         n = min(self.chunk, len(x))
         self._x_buffer, self._target_buffer = x.new_empty(n, x.shape[1]), x.new_empty(n, n_outputs)
-        self._weight_buffer, self.outputs = x.new_empty(n, 1), x.new_empty(n, n_outputs)
-        self.penalties = x.new_zeros(n_batches)
+        self._weight_buffer, self.outputs = x.new_empty(n, 1), by_class(x, n, n_outputs)
+        self.penalties = x.new_zeros(n_batches, dtype=torch.promote_types(x.dtype, torch.float32))
         self._views: dict[int, list[Batch]] = {}
 
-    def with_inputs(self, x: Tensor) -> Samples:
-        """The same samples with other inputs, (N, any)."""
-        return Samples(x, self._target, self._n_outputs, self._weight, self.batch_size, self._mean)
+    def with_inputs(self, x: Tensor, order: Tensor) -> Samples:
+        """The same samples in an order, (N,), with other inputs, (N, any)."""
+        weight = None if self._weight is None else self._weight[order]
+        return Samples(x, self._target[order], self._n_outputs, weight, self.batch_size, self._mean)
 
     def gather_(self, order: Tensor) -> list[Batch]:
         """The mini-batches of x[order], ``order`` being int64, (n,), of at most ``chunk`` samples."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
-from nnlab.engine.samples import Batch
+from nnlab.engine.samples import Batch, by_class
 
 
 class Line(list[Callable[[], Any]]):
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 class Space(NamedTuple):
     """What a mini-batch of N samples is computed in."""
 
-    z: list[Tensor]  # each layer's output, (N, O)
+    z: list[Tensor]  # each hidden layer's output, (N, O)
     delta: list[Tensor]  # each layer's δ, (N, O)
     masks: list[Tensor]  # of each hidden layer, (N, O); empty without dropout
     ones: Tensor  # (N,)
@@ -55,13 +55,11 @@ class Space(NamedTuple):
     def of(sizes: Sequence[int], n: int, like: Tensor) -> Space:
         """Buffers for n samples in layers of these sizes, of the dtype and on the device of ``like``."""
         z, delta = ([like.new_empty(n, size) for size in sizes[:-1]] for _ in "zδ")
-        # a class's outputs lie side by side: a softmax is then a few vectors long, not as many as there are samples
-        y, delta_y = (like.new_empty(sizes[-1], n).T for _ in "zδ")
-        return Space([*z, y], [*delta, delta_y], [], like.new_ones(n))
+        return Space(z, [*delta, by_class(like, n, sizes[-1])], [], like.new_ones(n))
 
     def with_masks(self, wanted: bool) -> Space:
         """The same with room for dropout, or without."""
-        return self._replace(masks=[torch.empty_like(z) for z in self.z[:-1]] if wanted else [])
+        return self._replace(masks=[torch.empty_like(z) for z in self.z] if wanted else [])
 
     def first(self, n: int) -> Space:
         """The same for fewer samples."""
@@ -72,7 +70,7 @@ class Space(NamedTuple):
 def propagate(
     line: Line, batch: Batch, layers: Sequence[Layer], activations: Sequence[str], loss: str, space: Space
 ) -> list[Tensor]:
-    """Add forward propagation into ``space.z``, and backpropagation of the summed errors into ``space.delta``.
+    """Add forward propagation, outputs into ``batch.outputs``, and backpropagation of the summed errors.
 
     Args:
         line: what it is added to.
@@ -88,7 +86,8 @@ def propagate(
     Source: chapter 3, eqs. 3.1 to 3.4, 3.11 and 3.17.
     """
     z, inputs, last = batch.x, [], len(layers) - 1
-    for k, (layer, name, u) in enumerate(zip(layers, activations, space.z, strict=True)):
+    outputs = [*space.z, batch.outputs]
+    for k, (layer, name, u) in enumerate(zip(layers, activations, outputs, strict=True)):
         inputs.append(z)
         weight_t = layer.weight[:, : z.shape[1]].T
         if layer.bias is None:
@@ -100,13 +99,12 @@ def propagate(
         if space.masks and k < last:
             z = torch.empty_like(u)
             line.then(torch.mul, u, space.masks[k], out=z)
-    line.then(batch.outputs.copy_, z)
     delta = space.delta
     line += DIFFERENTIATE_[loss](z, batch.target, delta[last])  # the first factor of eq. 3.11
     if batch.weight is not None:
         line.then(delta[last].mul_, batch.weight)
     for k in range(last, -1, -1):
-        line += PULL_BACK_[activations[k]](delta[k], space.z[k])
+        line += PULL_BACK_[activations[k]](delta[k], outputs[k])
         if k > 0:
             line.then(torch.mm, delta[k], layers[k].weight, out=delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
             if space.masks:
@@ -128,3 +126,14 @@ def differentiate(
             line.then(torch.mul, low, scale, out=weight)
         line.then(torch.sum, delta, 0, dtype=bias.dtype, out=bias)
         line.then(bias.mul_, scale)
+
+
+def penalise(line: Line, weights: Sequence[Tensor], penalty: Tensor) -> None:
+    """Add Σ w² of all weights into ``penalty``."""
+    total, square = weights[0].new_empty(()), weights[0].new_empty(())
+    for k, weight in enumerate(weights):
+        w = weight.flatten()
+        line.then(torch.dot, w, w, out=square if k else total)
+        if k:
+            line.then(total.add_, square)
+    line.then(penalty.copy_, total)

@@ -66,9 +66,9 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _figures(
-        self, objective: Objective, parameters: list[Tensor], data: Data, valid: Data | None
+        self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
-        """The figures of an epoch, for ``eval_``."""
+        """The figures of an epoch, for ``eval_``; ``outputs`` are those for the training data."""
         raise NotImplementedError
 
     def _merit(self, figures: dict[str, float]) -> float:
@@ -179,7 +179,7 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
                     order[:] = np.arange(len(order))  # each epoch's shuffle starts from the data's own order
                     memory.rng.shuffle(order)
                 engine.run_(place.tensor(order[:n_learnt]), update, masks)
-                figures = self._figures(objective, parameters, data, valid)
+                figures = self._figures(objective, parameters, engine.outputs(), data, valid)
                 past += 1
                 if not math.isfinite(figures["cost"]):
                     raise ArgumentError(

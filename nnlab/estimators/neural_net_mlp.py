@@ -177,10 +177,9 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return Objective((*self._hidden_activations(), output), self.loss, float(self.l2))
 
     def _figures(
-        self, objective: Objective, parameters: list[Tensor], data: Data, valid: Data | None
+        self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
         penalty = objective.penalty(parameters)  # λ/2 Σ w², half of what the chapter prints
-        outputs = objective.outputs(parameters, data.x)
         errors = objective.errors(outputs, data.target, data.weight)
         figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "train_acc": _accuracy(outputs, data.target)}
         if valid is not None:

@@ -154,10 +154,9 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
         return Objective((*self._hidden_activations(), "identity"), "sum_of_squares", float(self.l2))
 
     def _figures(
-        self, objective: Objective, parameters: list[Tensor], data: Data, valid: Data | None
+        self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
         penalty = objective.penalty(parameters)
-        outputs = objective.outputs(parameters, data.x)
         figures = {"cost": objective.errors(outputs, data.target, data.weight) + penalty}
         if valid is not None:
             outputs = objective.outputs(parameters, valid.x)

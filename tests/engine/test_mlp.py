@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nnlab.engine import Descent, MLPEngine
 from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
+from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
 from tests.engine.loops import Problem, by_the_loop, problem
@@ -223,6 +224,22 @@ def test_an_empty_order_changes_nothing():
     run = engine.run_(torch.arange(0), Descent(0.1))
     assert (run.outputs.shape, run.penalties.shape) == ((0, 3), (0,))
     torch.testing.assert_close(parameters, [p.detach() for p in given.network.parameters()], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("sizes", "activations"), NETWORKS, ids=str)
+@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_the_outputs_for_all_samples_are_forward_propagation(device, monkeypatch, sizes, activations, lit, l2, dtype):
+    for module in ("mlp", "forward"):
+        monkeypatch.setattr(f"nnlab.engine.{module}.AT_ONCE", 8)  # so that there are many parts, and a tail
+    given = problem(sizes, activations, "softmax_cross_entropy", dtype, device, lit=lit)
+    engine, parameters = engine_of(given, 6, l2=l2)
+    for _ in range(2):  # before training, and after it
+        assert_close(engine.outputs(), mlp_forward(given.x, parameters, activations)[-1])
+        engine.run_(order_of(given), Descent(0.05, momentum=0.9))
+    parameters[0].mul_(0.5)  # by another hand
+    assert_close(engine.outputs(), mlp_forward(given.x, parameters, activations)[-1])
 
 
 # The operations in place
