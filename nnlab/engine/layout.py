@@ -19,7 +19,7 @@ class Rows(NamedTuple):
         where: (N,) int64, all 0 where every sample has every feature.
         terms: (N,) int64.
         feature: uint16 or uint32.
-        value: x's dtype.
+        value: uint8, float32 or x's dtype, the least that holds them all: what is read sets the pace.
         length: ‖[1, x]‖, (N,) float64.
         wanted: the unit that a sample is to excite, (N,) int64; −1 for none.
     """
@@ -79,9 +79,19 @@ def without_zeros(x: Array, wanted: Array) -> Rows:
         first, where, feature = np.arange(n) * n_features, np.zeros(n, np.int64), np.arange(n_features, dtype=kind)
         return Rows(first, where, np.full(n, n_features), feature, x.ravel(), length, wanted)
     first = np.cumsum(terms) - terms
-    feature, value = np.empty(terms.sum() + 1, kind), np.empty(terms.sum() + 1, x.dtype)
+    feature, value = np.empty(terms.sum() + 1, kind), np.zeros(terms.sum() + 1, x.dtype)
     gather(x, first, feature, value)
-    return Rows(first, first, terms, feature, value, length, wanted)
+    return Rows(first, first, terms, feature, _narrow(value), length, wanted)
+
+
+def _narrow(value: Array) -> Array:
+    """The same numbers in the least type that holds them."""
+    for kind in (np.uint8, np.float32):
+        with np.errstate(invalid="ignore", over="ignore"):
+            narrow = value.astype(kind)
+        if np.array_equal(narrow, value):
+            return narrow
+    return value
 
 
 @compiled

@@ -38,9 +38,10 @@ class Lockstep:
 
     def run_(self, order: Tensor, lr: float) -> Tensor:
         """Learn x[order] in place; the errors, (n, K). Where it is interrupted, the bank is as some sample left it."""
-        bank, number = self._bank, self._rows.value.dtype.type
+        bank = self._bank
         errors = torch.zeros(len(order), len(bank.bias), dtype=bank.bias.dtype)
         units, state = self._load(), np.zeros(2, np.int64)
+        number = units.bias.dtype.type
         how = number(lr), number(2 if bank.bipolar else 1), int(bank.n_samples)
         given = self._rows, order.contiguous().numpy(), how, units, self._lanes, self._limits, errors.numpy(), state
         try:

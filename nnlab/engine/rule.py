@@ -37,6 +37,7 @@ class _Vectors:
         self.terms, self._builder = arrays[3].nitems, builder
         self.type = ir.VectorType(context.get_data_type(signature.args[1].dtype), signature.args[4].count)
         self._size = context.get_abi_sizeof(self.type.element)
+        self._kind = signature.args[3].dtype
 
     def side(self) -> Any:
         """The address of P numbers, one for each unit."""
@@ -52,6 +53,10 @@ class _Vectors:
         """value[j], P times."""
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.type.count), None)
         undefined, x = ir.Constant(self.type, ir.Undefined), self._builder.load(self._builder.gep(self._value, [j]))
+        if isinstance(self._kind, types.Integer):
+            x = self._builder.uitofp(x, self.type.element)
+        elif x.type != self.type.element:
+            x = self._builder.fpext(x, self.type.element)
         one = self._builder.insert_element(undefined, x, ir.IntType(32)(0))
         return self._builder.shuffle_vector(one, undefined, zeros)
 
