@@ -40,8 +40,8 @@ class Row:
         versions: of the libraries.
         ours_seconds: of an epoch, or of what the task says.
         peer_seconds: likewise.
-        ratio: the peer's median over ours, so that more than 1 is faster than the peer; its p20 and p80 are of the
-            ratios within each repeat.
+        ratio: the peer's median over ours, so that more than 1 is faster than the peer; its p20 is the peer's p20 over
+            our p80, its p80 the peer's p80 over our p20, the widest that both spreads leave room for.
         repeats: how often both were timed, by turns.
         compared: what was held against each other before; empty where there is nothing to compare.
         difference: what that found.
@@ -66,9 +66,9 @@ class Row:
 
     def time(self, ours: Sequence[float], peer: Sequence[float]) -> Row:
         """Take in the seconds of both, a pair for each repeat."""
-        self.ours_seconds, self.peer_seconds, self.repeats = Spread.of(ours), Spread.of(peer), len(ours)
-        of_repeats = Spread.of([b / a for a, b in zip(ours, peer, strict=True)])
-        self.ratio = of_repeats._replace(median=self.peer_seconds.median / self.ours_seconds.median)
+        a, b = Spread.of(ours), Spread.of(peer)
+        self.ours_seconds, self.peer_seconds, self.repeats = a, b, len(ours)
+        self.ratio = Spread(b.median / a.median, b.p20 / a.p80, b.p80 / a.p20)
         return self
 
     def as_json(self) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nnlab.bench.rows import Row
 
+REST = 0.1  # seconds before each lap, for the threads of whoever ran before go on spinning for a while
+
 
 @dataclass(eq=False)
 class Contestant:
@@ -33,6 +35,7 @@ class Contestant:
         """The seconds of an epoch."""
         some = order[: self.part]
         synchronise(self.device)
+        time.sleep(REST)
         start = time.perf_counter()
         own = self.epoch(some)
         synchronise(self.device)

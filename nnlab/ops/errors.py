@@ -16,4 +16,5 @@ def logistic(logits: Tensor, target: Tensor) -> Tensor:
 
 def softmax(logits: Tensor, target: Tensor) -> Tensor:
     """Eₙ = log Σₖ e^{uₖ} − u_t, from u, (N, K), and labels t, (N,)."""
-    return -log_softmax(logits, 1).gather(1, target[:, None]).squeeze(1)
+    # with a class's logits side by side it takes a few long vectors, not as many short ones as there are samples
+    return -log_softmax(logits.T, 0).gather(0, target[None]).squeeze(0)

@@ -22,7 +22,8 @@ class LitMLP(BlockLearner):
 
     It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP. With
     ``reduction="sum"``, the processes' and the accumulated batches make one step as the joined batch would on one
-    process. So do the processes' with ``"mean"``; of accumulated batches it takes the mean of their means.
+    process. So do the processes' with ``"mean"``; of accumulated batches it takes the mean of their means. With
+    SGD, and where nothing needs every mini-batch, ``nnlab.engine`` learns them in blocks: the same but for rounding.
 
     ``train_loss`` is the value whose gradient is applied, per sample; ``val_loss`` and ``test_loss`` leave out the L2
     penalty.

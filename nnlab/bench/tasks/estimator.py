@@ -17,7 +17,6 @@ from nnlab.bench.peers.sklearn_mlp import ScikitLearnMLP
 from nnlab.bench.problem import MLPProblem
 from nnlab.bench.session import STEPS, Peer, Session
 from nnlab.estimators import NeuralNetMLP
-from nnlab.networks import mlp_forward
 
 
 class _Clock:
@@ -90,15 +89,14 @@ class EvaluatedEngine(Engine):
 
     def __init__(self, problem: MLPProblem) -> None:
         super().__init__(problem)
-        self._problem = problem
-        self._activations = problem.network().activations
+        self._labels = problem.labels
 
     def train(self, order: Tensor) -> None:
         """Learn these samples, and evaluate."""
         super().train(order)
-        outputs = mlp_forward(self._problem.x, self.parameters(), self._activations)[-1]
-        self.cost = cross_entropy(outputs, self._problem.labels, reduction="sum").item()
-        self.accuracy = (outputs.argmax(1) == self._problem.labels).double().mean().item()
+        outputs = self._engine.outputs()
+        self.cost = cross_entropy(outputs, self._labels, reduction="sum").item()
+        self.accuracy = (outputs.argmax(1) == self._labels).double().mean().item()
 
 
 def estimator_epoch(session: Session) -> None:

@@ -33,10 +33,7 @@ def import_time(session: Session) -> None:
 
         return Contestant(statement, once, cpu)
 
-    ours, theirs = importing(OURS), importing(THEIRS)
-    for contestant in (ours, theirs):
-        session.tell(f"{contestant.name}, warm-up")
-        seconds(contestant.name)  # has its files in the system's cache
+    ours, theirs = importing(OURS), importing(THEIRS)  # whose files are in the system's cache: this process read them
     row = session.row("import", OURS, THEIRS)
     session.rows.append(row)
     session.race([(row, ours, theirs)], 3 if session.quick else 7, lambda repeat: torch.zeros(1))

@@ -27,6 +27,12 @@ def _lightning(problem: MLPProblem) -> Learner:
     return LightningMLP(problem)
 
 
+def _tutorial(problem: MLPProblem) -> Learner:
+    from nnlab.bench.peers.lightning_mlp import tutorial  # noqa: PLC0415 - as above
+
+    return tutorial(problem)
+
+
 def _eager(problem: MLPProblem) -> Peer:
     return Peer("torch eager autograd, fused SGD", {"": partial(Autograd, problem)})
 
@@ -49,12 +55,14 @@ def mlp_epoch(session: Session) -> None:
     chapter = MLPProblem(session.x, session.labels, problem.sizes, 100, kind="chapter")
     chapter64 = chapter.to(torch.float64)
     steps, order = problem.steps(STEPS), problem.order(1)
+    slow = 6000 if session.quick else None
     peers = [
         _eager(problem),
         _compiled(problem, session.quick),
         Peer("scikit-learn MLPClassifier float32", {"": partial(ScikitLearnMLP, problem)}),
         _with_jax(problem),
-        Peer("Lightning + DataLoader + autograd", {"": partial(_lightning, problem)}, 6000 if session.quick else None),
+        Peer("Lightning + DataLoader, as its tutorial", {"": partial(_tutorial, problem)}, slow),
+        Peer("Lightning + DataLoader of tensors", {"": partial(_lightning, problem)}, slow),
         Peer("floor: the permutation copy and the two large GEMMs", {"": partial(Floor, problem)}, learns=False),
     ]
     ours = session.ours("engine", partial(Engine, problem), steps, order)
@@ -68,7 +76,7 @@ def mlp_epoch(session: Session) -> None:
     ours = session.ours("engine, the chapter's mathematics, float64", partial(Engine, chapter64), steps, order)
     in_float64 = session.row("mlp_epoch", ours.name, ours.name)  # of which the NumPy row tells
     pairs.append((in_float64, ours.contestant, ours.contestant))
-    session.race(pairs, 3 if session.quick else 9, lambda repeat: problem.order(2 + repeat))
+    session.race(pairs, 3 if session.quick else 7, lambda repeat: problem.order(2 + repeat))
     for row, _, peer in pairs:
         if peer.name == numpys[0].name and in_float64.ours_seconds:
             row.note = f"ours in float64 takes {in_float64.ours_seconds.median:.3f} s"
