@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from nnlab.engine.arguments import Update
 from nnlab.engine.step import Line
 from nnlab.validation import ArgumentError, check_not_negative, check_positive
 
@@ -39,7 +41,7 @@ def descend_product(
     parameter: Tensor,
     velocity: Tensor | None,
     delta_t: Tensor,
-    z: Tensor,
+    given: tuple[Tensor, Tensor | None],
     descent: Descent,
     scale: float,
     l2: float,
@@ -51,8 +53,8 @@ def descend_product(
         parameter: a weight (O, I), or a bias (O,).
         velocity: v; None without momentum.
         delta_t: the layer's δᵀ, (O, N), of the summed errors.
-        z: what the layer was given: (N, I), or (N, J) where the inputs after the first J are all 0; for a bias ones,
-            (N,).
+        given: z, what the layer was given, (N, I); or its first columns, and of its first samples the next columns,
+            where all others are 0; for a bias ones, (N,).
         descent: η, μ and λ.
         scale: s, 1 / N for a mean.
         l2: of the penalty l2/2 Σ w².
@@ -60,29 +62,46 @@ def descend_product(
     decay = descent.weight_decay + l2
     moved = parameter if velocity is None else velocity
     kept, alpha = (1 - descent.lr * decay, -descent.lr * scale) if velocity is None else (descent.momentum, scale)
+    z, _ = given
     if z.ndim == 1:
         line.then(moved.addmv_, delta_t, z, beta=kept, alpha=alpha)
     else:
-        n_given = z.shape[1]
-        line.then(moved[:, :n_given].addmm_, delta_t, z, beta=kept, alpha=alpha)
-        if n_given < moved.shape[1] and kept != 1:
-            line.then(moved[:, n_given:].mul_, kept)
+        end = 0
+        for piece in given:
+            if piece is not None:
+                start, end = end, end + piece.shape[1]
+                line.then(moved[:, start:end].addmm_, delta_t[:, : len(piece)], piece, beta=kept, alpha=alpha)
+        if end < moved.shape[1] and kept != 1:
+            line.then(moved[:, end:].mul_, kept)
     if velocity is not None:
         _follow(line, parameter, velocity, descent.lr, decay)
 
 
-def descend_gradient(
-    line: Line, parameter: Tensor, velocity: Tensor | None, gradient: Tensor, descent: Descent, l2: float
+def apply_gradients(
+    line: Line,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    velocity: Sequence[Tensor],
+    update: Descent | Update,
+    l2: float,
 ) -> None:
-    """Add the step of a parameter by a gradient that is there, to which the penalty's is still to be added."""
-    decay = descent.weight_decay + l2
-    if velocity is None:
-        line.then(parameter.mul_, 1 - descent.lr * decay)
-        line.then(parameter.add_, gradient, alpha=-descent.lr)
-    else:
-        line.then(velocity.mul_, descent.momentum)
-        line.then(velocity.add_, gradient)
-        _follow(line, parameter, velocity, descent.lr, decay)
+    """Add the step by gradients that are there, to which the penalty's l2 w of the weights is still to be added."""
+    for k, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+        of_penalty = 0.0 if k % 2 else l2
+        if not isinstance(update, Descent):
+            if of_penalty:
+                line.then(gradient.add_, parameter, alpha=of_penalty)
+            continue
+        decay = update.weight_decay + of_penalty
+        if update.momentum:
+            line.then(velocity[k].mul_, update.momentum)
+            line.then(velocity[k].add_, gradient)
+            _follow(line, parameter, velocity[k], update.lr, decay)
+        else:
+            line.then(parameter.mul_, 1 - update.lr * decay)
+            line.then(parameter.add_, gradient, alpha=-update.lr)
+    if not isinstance(update, Descent):
+        line.then(update, gradients)
 
 
 def _follow(line: Line, parameter: Tensor, velocity: Tensor, lr: float, decay: float) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnlab.engine.arguments import Masks, Update, check_network, check_order, check_target
-from nnlab.engine.compact import CompactFirst, compact_first
-from nnlab.engine.descent import Descent, descend_gradient, descend_product
+from nnlab.engine.compact import FEW, Columns, CompactFirst, compact_first
+from nnlab.engine.descent import Descent, apply_gradients, descend_product
 from nnlab.engine.forward import AT_ONCE, forward_
 from nnlab.engine.graph import Recorder
 from nnlab.engine.samples import Batch, Samples
@@ -64,8 +65,7 @@ class MLPEngine:
             parameters' own when None.
 
     Attributes:
-        velocity: v of each parameter, empty before the first step with momentum; it may be set to tensors that are
-            kept elsewhere.
+        velocity: v of each parameter, empty before the first step with momentum; tensors kept elsewhere may be set.
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, a label or a value out of range, an unknown name.
@@ -107,7 +107,7 @@ class MLPEngine:
         self._space = Space.of(sizes, min(batch_size, len(x)), self._used[0])
         self._gradients: list[Tensor] = []
         self._bound: tuple[object, ...] = ()
-        self._lines: dict[tuple[int, int, int], Line] = {}
+        self._lines: dict[tuple[int, int, Columns | None], Line] = {}
         self._recorder = Recorder(x.device)
         self.velocity: list[Tensor] = []
 
@@ -125,11 +125,13 @@ class MLPEngine:
         """
         check_order(order, self._samples.x)
         self._prepare(update, masks is not None)
-        first = self._compact_first() if isinstance(update, Descent) else None
+        first = self._compact_first() if isinstance(update, Descent) and masks is None else None
         samples = self._samples if first is None else first.samples
-        order = order if first is None else first.place[order]
+        columns: Iterator[Columns | None] = itertools.repeat(None)
+        if first is not None:
+            order, position = first.arrange(order)
+            columns = iter(first.needed(order))
         parts = torch.split(order, samples.chunk) if len(order) else ()
-        columns = iter([0] * (len(order) // samples.batch_size + 1) if first is None else first.needed(order))
         outputs, penalties = [samples.outputs[:0]], [samples.penalties[:0]]
         try:
             for part in parts:
@@ -144,7 +146,9 @@ class MLPEngine:
         finally:  # what was learnt before an interrupt is kept
             if first is not None:
                 first.store_(self._parameters, self.velocity)
-        return Run(torch.cat(outputs), torch.cat(penalties) * (self._l2 / 2))
+        met = torch.cat(outputs)
+        in_order = met if first is None else met[position.argsort()]
+        return Run(in_order, torch.cat(penalties) * (self._l2 / 2))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
@@ -167,8 +171,8 @@ class MLPEngine:
                     buffer[:n].copy_(mask)
             line.run()
 
-    def _line(self, slot: int, batch: Batch, columns: int, update: Descent | Update) -> Line:
-        """The step of a mini-batch at one place of the buffers; ``columns`` are those of the compact form, or 0."""
+    def _line(self, slot: int, batch: Batch, columns: Columns | None, update: Descent | Update) -> Line:
+        """The step of a mini-batch at one place of the buffers; ``columns`` are those of the compact form, if any."""
         n = len(batch.x)
         found = self._lines.get((slot, n, columns))
         if found is not None:
@@ -176,19 +180,22 @@ class MLPEngine:
         line = self._lines[slot, n, columns] = Line()
         space = self._space if n == len(self._space.ones) else self._space.first(n)
         momentum = isinstance(update, Descent) and update.momentum > 0
-        layers = self._layers(momentum, compact=columns > 0)
-        if columns:
-            batch = batch._replace(x=batch.x[:, :columns])
+        layers = self._layers(momentum, compact=columns is not None)
+        if columns is not None:
+            few = batch.x[: n // FEW, columns.of_all : columns.of_few]
+            batch = batch._replace(x=batch.x[:, : columns.of_all], more=few if few.numel() else None)
         inputs = propagate(line, batch, layers, self._activations, self._loss, space)
         if self._l2:
             full = self._used is self._parameters
             penalise(line, [layer.weight for layer in layers] if full else self._parameters[::2], batch.penalty)
         if isinstance(update, Descent) and self._used is self._parameters:
-            for layer, z, delta in zip(layers, inputs, space.delta, strict=True):
+            for k, (layer, z, delta) in enumerate(zip(layers, inputs, space.delta, strict=True)):
                 v_weight, v_bias = layer.velocity
-                descend_product(line, layer.weight, v_weight, delta.T, z, update, batch.scale, self._l2)
+                given = z, None if k else batch.more
+                descend_product(line, layer.weight, v_weight, delta.T, given, update, batch.scale, self._l2)
                 if layer.bias is not None:
-                    descend_product(line, layer.bias, v_bias, delta.T, space.ones, update, batch.scale, 0.0)
+                    given = space.ones, None
+                    descend_product(line, layer.bias, v_bias, delta.T, given, update, batch.scale, 0.0)
         else:
             self._by_gradients(line, inputs, space, batch.scale, update)
         return line
@@ -214,14 +221,7 @@ class MLPEngine:
     ) -> None:
         """Add a step that needs the gradients themselves."""
         differentiate(line, self._gradients, inputs, space, scale)
-        for k, (parameter, gradient) in enumerate(zip(self._parameters, self._gradients, strict=True)):
-            l2 = 0.0 if k % 2 else self._l2
-            if isinstance(update, Descent):
-                descend_gradient(line, parameter, self.velocity[k] if update.momentum else None, gradient, update, l2)
-            elif l2:
-                line.then(gradient.add_, parameter, alpha=l2)
-        if not isinstance(update, Descent):
-            line.then(update, self._gradients)
+        apply_gradients(line, self._parameters, self._gradients, self.velocity, update, self._l2)
         if self._used is not self._parameters:
             for low, parameter in zip(self._used, self._parameters, strict=True):
                 line.then(low.copy_, parameter)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nnlab.validation import check_sample_weight
 
-CHUNK_BYTES = 4 << 20  # of a copy: more than the cache holds would have to be read from memory a second time
+CHUNK_BYTES = 2 << 20  # of a copy: more than the cache holds would have to be read from memory a second time
 LINE = 64  # bytes
 
 
@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         scale: what every error counts besides.
         outputs: where the network's outputs are kept, (n, K).
         penalty: where Σ w² is kept, a scalar.
+        more: of the first m samples the inputs behind those of ``x``, (m, J); None where all other inputs are 0.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     scale: float
     outputs: Tensor
     penalty: Tensor
+    more: Tensor | None = None
 
 
 def by_class(like: Tensor, n: int, n_outputs: int) -> Tensor:

@@ -74,7 +74,8 @@ def propagate(
 
     Args:
         line: what it is added to.
-        batch: the samples; where their x is narrower than the first layer's weight, the inputs it lacks are 0.
+        batch: the samples; where their x is narrower than the first layer's weight, the inputs it and ``more`` lack
+            are 0.
         layers: from the input to the output.
         activations: the name of each layer's, the output layer's included.
         loss: a key of ``nnlab.ops.LOSSES``.
@@ -94,6 +95,9 @@ def propagate(
             line.then(torch.mm, z, weight_t, out=u)  # eq. 3.1
         else:
             line.then(torch.addmm, layer.bias, z, weight_t, out=u)
+        if k == 0 and batch.more is not None:
+            n_few, n_more = batch.more.shape
+            line.then(u[:n_few].addmm_, batch.more, layer.weight[:, z.shape[1] : z.shape[1] + n_more].T)
         line += ACTIVATE_[name](u)  # eq. 3.2
         z = u
         if space.masks and k < last:

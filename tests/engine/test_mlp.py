@@ -84,7 +84,8 @@ def test_the_compact_form_is_used_where_inputs_are_zero_and_only_there():
         engine.run_(order_of(given), DESCENTS[0])
         assert (engine._first is not None) == used
         if used:
-            assert any(columns < engine._first.samples.x.shape[1] for columns in engine._first.needed(order_of(given)))
+            places, _ = engine._first.arrange(order_of(given))
+            assert any(of_all < of_few for of_all, of_few in engine._first.needed(places))
 
 
 @pytest.mark.parametrize("descent", DESCENTS, ids=str)

@@ -90,7 +90,8 @@ def mlp_wide(session: Session) -> None:
     steps, order = problem.steps(STEPS), problem.order(1)
     peers = [_eager(problem), *([] if session.quick else [_compiled(problem, quick=True), _with_jax(problem)])]
     ours = session.ours("engine", partial(Engine, problem), steps, order)
-    pairs = session.admit("mlp_wide", ours, peers, steps, order)
+    # a unit that rounding puts on the other side of ReLU's 0, one in millions, moves the weights by a thousandth
+    pairs = session.admit("mlp_wide", ours, peers, steps, order, tolerance=0.02)
     if n < len(session.x):
         for row, _, _ in pairs:
             row.note = f"both on {n:,} of {len(session.x):,} samples"
