@@ -1,5 +1,6 @@
 """What needs Lightning at every mini-batch gets it, and one line of the log names it; nothing else does."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,12 @@ from nnlab.training import (
 from nnlab.training.callbacks import EpochBar
 from nnlab.training.obstacles import descent_of, obstacle
 from tests.training.runs import digits, trainer
+
+
+def words(value: object) -> str:
+    """A test's name: the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
+
 
 N, BATCH = 60, 20
 
@@ -90,7 +97,7 @@ def falling_by_step(optimizer: torch.optim.Optimizer) -> Any:
         ({"precision": "bf16-mixed"}, "--trainer.precision"),
         ({"detect_anomaly": True}, "--trainer.detect_anomaly"),
     ],
-    ids=str,
+    ids=words,
 )
 def test_an_option_of_the_trainer(said, options, named):
     assert said(mlp(), **options) == [named]
@@ -106,7 +113,7 @@ def test_an_option_of_the_trainer(said, options, named):
         {"deterministic": "warn"},
         {"val_check_interval": 1.0},
     ],
-    ids=str,
+    ids=words,
 )
 def test_an_option_that_is_none(said, options, capsys):
     assert said(mlp(), **options) == []
@@ -156,7 +163,7 @@ def hooked(parameters: Any, lr: float) -> torch.optim.SGD:
         ({"momentum": 1.0}, "--optimizer.momentum=1.0"),
         ({"scheduler": falling_by_step}, "--lr_scheduler, which steps with every mini-batch"),
     ],
-    ids=str,
+    ids=words,
 )
 def test_an_optimizer_or_a_scheduler(said, options, named):
     assert said(mlp(**options)) == [named]
@@ -170,7 +177,7 @@ def test_an_optimizer_that_autograd_is_to_look_through():
 @pytest.mark.parametrize(
     "options",
     [{"momentum": 0.9}, {"weight_decay": 0.1}, {"scheduler": falling}, {"foreach": True}, {"lr": torch.tensor(0.1)}],
-    ids=str,
+    ids=words,
 )
 def test_an_optimizer_or_a_scheduler_that_the_engine_serves(said, options):
     assert said(mlp(**options)) == []
@@ -263,7 +270,7 @@ class OfEpochs(Callback):
         TQDMProgressBar,
         RichProgressBar,
     ],
-    ids=str,
+    ids=words,
 )
 def test_a_callback_to_which_a_block_is_as_good(said, make, capsys):
     callback = make()
