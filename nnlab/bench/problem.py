@@ -119,10 +119,6 @@ class PerceptronProblem:
         bank.bias.copy_(bias)
         return bank
 
-    def order(self, seed: int) -> Tensor:
-        """An order of all samples, on their device."""
-        return shuffled(len(self.x), seed, self.x.device)
-
 
 def shuffled(n: int, seed: int, device: torch.device) -> Tensor:
     """The numbers 0 … n − 1 in an order drawn on the CPU, the same on every device."""

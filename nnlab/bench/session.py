@@ -14,7 +14,7 @@ from nnlab.bench.compare import hold, words
 from nnlab.bench.machine import device_name, versions
 from nnlab.bench.problem import Images, Learner, load_images, scale
 from nnlab.bench.rows import Row
-from nnlab.bench.stopwatch import Contestant, Pair, race
+from nnlab.bench.stopwatch import Contestant, Pair, race, synchronise
 
 STEPS = 30  # made by all before anything is timed
 TOLERANCE = 1e-3  # of the way that the weights came in them: rounding is a thousand times finer, a mistake coarser
@@ -150,9 +150,11 @@ class Session:
 def _warm(learner: Learner, order: Tensor, timed: bool) -> float:
     """The seconds of a second epoch, where they matter."""
     learner.train(order)
+    synchronise(order.device)
     start = perf_counter()
     if timed:
         learner.train(order)
+        synchronise(order.device)
     return perf_counter() - start
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnlab.ops import ACTIVATIONS, LOSSES
-from nnlab.validation import ArgumentError, check_choice, check_labels, check_tensors
+from nnlab.validation import ArgumentError, check_choice, check_labels, check_range, check_tensors
 
 Update = Callable[[Sequence[Tensor]], object]
 """An optimizer's step: it is given ∂E/∂w in the order of the parameters, in buffers that the next step reuses."""
@@ -21,7 +21,7 @@ def check_network(parameters: Sequence[Tensor], activations: Sequence[str], x: T
     """Hold the layers to one another and to the inputs.
 
     Raises:
-        ArgumentError: their number, a shape, dtype or device, or the name of an activation is wrong.
+        ArgumentError: their number, a shape, dtype, device or layout, or the name of an activation is wrong.
     """
     if len(parameters) != 2 * len(activations) or not activations:
         raise ArgumentError("parameters", f"must be two for each of {len(activations)} layers, got {len(parameters)}")
@@ -32,6 +32,8 @@ def check_network(parameters: Sequence[Tensor], activations: Sequence[str], x: T
         check_tensors(x=(x, "N I"), weight=(weight, "O I" if k == 0 else "O H"), bias=(bias, "O"))
         if weight.shape[1] != below.shape[1 if k == 0 else 0]:
             raise ArgumentError("parameters", f"must fit one another, layer {k + 1} has {tuple(weight.shape)}")
+        if not (weight.is_contiguous() and bias.is_contiguous()):
+            raise ArgumentError("parameters", f"must be contiguous in memory, those of layer {k + 1} are not")
         below = weight
 
 
@@ -47,16 +49,20 @@ def check_target(target: Tensor, x: Tensor, loss: str, n_outputs: int) -> None:
         raise ArgumentError("target", f"must have shape (N, {n_outputs}), got {tuple(target.shape)}")
     else:
         check_tensors(x=(x, "N I"), target=(target, "N K"))
+        if loss == "binary_cross_entropy":
+            check_range("target", target, 0, 1)
 
 
-def check_order(order: Tensor, x: Tensor) -> None:
-    """Hold the numbers of samples, (n,) int64, to those there are.
+def check_order(order: Tensor, x: Tensor, most: int | None = None) -> None:
+    """Hold the numbers of samples, (n,) int64, to those there are, and n to a maximum.
 
     Raises:
-        ArgumentError: shape, dtype or device, or a number out of range.
+        ArgumentError: shape, dtype or device, a number out of range, or too many.
     """
     if order.dtype != torch.int64 or order.ndim != 1 or order.device != x.device:
         came = f"{str(order.dtype).removeprefix('torch.')} {tuple(order.shape)} on {order.device}"
         raise ArgumentError("order", f"must be int64 (n,) on {x.device}, got {came}")
     if len(order) and (order.min() < 0 or order.max() >= len(x)):
         raise ArgumentError("order", f"must hold numbers from 0 to {len(x) - 1}, the samples there are")
+    if most is not None and len(order) > most:
+        raise ArgumentError("order", f"must hold at most {most} numbers, got {len(order)}")

@@ -58,7 +58,7 @@ class CompactFirst:
         self.place[by_need] = torch.arange(len(x))
         self._needed = (needed[by_need] + self._bias).clamp_(min=1)
         n_lit = int(needed.max())
-        packed, buffer = x.new_empty(len(x), _aligned(self._bias + n_lit)), x.new_empty(ROWS, x.shape[1])
+        packed, buffer = x.new_empty(len(x), _aligned(max(1, self._bias + n_lit))), x.new_empty(ROWS, x.shape[1])
         columns = order[:n_lit].expand(ROWS, n_lit).contiguous()
         for number, into in zip(torch.split(by_need, ROWS), torch.split(packed, ROWS), strict=True):
             n = len(number)
@@ -118,6 +118,8 @@ class CompactFirst:
 def compact_first(samples: Samples, n_units: int, with_bias: bool) -> CompactFirst | None:
     """The compact form of a layer of O units, where that spares a tenth of the work or more; else None."""
     x = samples.x
+    if not x.numel():
+        return None
     often, buffer = torch.zeros(x.shape[1], dtype=torch.float64), x.new_empty(ROWS, x.shape[1])
     for rows in torch.split(x, ROWS):
         often += torch.ne(rows, 0, out=buffer[: len(rows)]).sum(0)

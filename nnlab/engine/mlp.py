@@ -39,7 +39,7 @@ class MLPEngine:
     penalty and its step are one GEMM on the weight. Momentum adds a pass over the weight; any other optimizer is given
     the gradients. The steps are those of ``nnlab.networks`` and ``nnlab.ops`` but for rounding, and each depends on its
     own mini-batch alone: however an epoch is cut into runs, the weights are the same to the last bit. On a CUDA device
-    a run asked for again is one CUDA graph, and nothing waits for the device; products are in TF32 only where
+    a run asked for again is one CUDA graph, and no step waits for the device; products are in TF32 only where
     ``torch.set_float32_matmul_precision`` asks for it.
 
     >>> from nnlab.networks import MLP
@@ -61,8 +61,7 @@ class MLPEngine:
         reduction: whether a mini-batch's error is the "sum" over its samples or their "mean".
         l2: λ of the penalty λ/2 Σ w² of the weights but not the biases.
         sample_weight: wₙ >= 0, (N,), by which a sample's error counts; a mean divides by their sum.
-        dtype: of the arithmetic: torch.bfloat16 beside float32 parameters, which keep what a bfloat16 would lose. The
-            parameters' own when None.
+        dtype: of the arithmetic, as torch.bfloat16 beside float32 parameters; the parameters' own when None.
 
     Attributes:
         velocity: v of each parameter, empty before the first step with momentum; tensors kept elsewhere may be set.
@@ -102,8 +101,7 @@ class MLPEngine:
         weight = None if sample_weight is None else sample_weight.to(low)
         self._samples = Samples(x.to(low), target, sizes[-1], weight, batch_size, reduction == "mean")
         self._first: CompactFirst | None = None
-        may_leave_out = x.device.type == "cpu" and low == x.dtype and low in (torch.float32, torch.float64)
-        self._looked = not may_leave_out  # for columns to leave out
+        self._looked = x.device.type != "cpu" or low != x.dtype or low not in (torch.float32, torch.float64)
         self._space = Space.of(sizes, min(batch_size, len(x)), self._used[0])
         self._gradients: list[Tensor] = []
         self._bound: tuple[object, ...] = ()
@@ -116,14 +114,14 @@ class MLPEngine:
         """Train on the samples in an order, a mini-batch at a time.
 
         Args:
-            order: their numbers, int64 on the engine's device, (n,); they may be some of them, or repeat.
+            order: their numbers, int64 on the engine's device, (n,) with n <= N; one may come more than once.
             update: gradient descent, or any optimizer's step.
             masks: dropout, asked before each step.
 
         Raises:
             ValueError: ``order`` is not as above, or a setting of the descent out of range.
         """
-        check_order(order, self._samples.x)
+        check_order(order, self._samples.x, most=len(self._samples.x))
         self._prepare(update, masks is not None)
         first = self._compact_first() if isinstance(update, Descent) and masks is None else None
         samples = self._samples if first is None else first.samples
@@ -147,17 +145,17 @@ class MLPEngine:
             if first is not None:
                 first.store_(self._parameters, self.velocity)
         met = torch.cat(outputs)
-        in_order = met if first is None else met[position.argsort()]
-        return Run(in_order, torch.cat(penalties) * (self._l2 / 2))
+        return Run(met if first is None else met[position.argsort()], torch.cat(penalties) * (self._l2 / 2))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
+        self._refresh()
         x, first = self._samples.x, self._first
         if first is not None:
             first.load_(self._parameters, ())
-        parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
-        outputs = x.new_empty(len(x), len(self._used[-1]))
+        parts, outputs = torch.split(x, AT_ONCE), x.new_empty(len(x), len(self._used[-1]))
+        parts = parts if first is None else first.parts(AT_ONCE)
         forward_(parts, self._layers(momentum=False, compact=first is not None), self._activations, outputs)
         return outputs if first is None else outputs[first.place]
 
@@ -166,17 +164,15 @@ class MLPEngine:
         self._recorder.refuse("the host draws dropout's masks" if masks else "the optimizer is not gradient descent")
         for line, batch in zip(lines, batches, strict=True):
             if masks is not None:
-                n = len(batch.x)
-                for buffer, mask in zip(self._space.masks, masks(n), strict=True):
-                    buffer[:n].copy_(mask)
+                for buffer, mask in zip(self._space.masks, masks(len(batch.x)), strict=True):
+                    buffer[: len(mask)].copy_(mask)
             line.run()
 
     def _line(self, slot: int, batch: Batch, columns: Columns | None, update: Descent | Update) -> Line:
         """The step of a mini-batch at one place of the buffers; ``columns`` are those of the compact form, if any."""
         n = len(batch.x)
-        found = self._lines.get((slot, n, columns))
-        if found is not None:
-            return found
+        if (slot, n, columns) in self._lines:
+            return self._lines[slot, n, columns]
         line = self._lines[slot, n, columns] = Line()
         space = self._space if n == len(self._space.ones) else self._space.first(n)
         momentum = isinstance(update, Descent) and update.momentum > 0
@@ -191,11 +187,10 @@ class MLPEngine:
         if isinstance(update, Descent) and self._used is self._parameters:
             for k, (layer, z, delta) in enumerate(zip(layers, inputs, space.delta, strict=True)):
                 v_weight, v_bias = layer.velocity
-                given = z, None if k else batch.more
+                given, ones = (z, None if k else batch.more), (space.ones, None)
                 descend_product(line, layer.weight, v_weight, delta.T, given, update, batch.scale, self._l2)
                 if layer.bias is not None:
-                    given = space.ones, None
-                    descend_product(line, layer.bias, v_bias, delta.T, given, update, batch.scale, 0.0)
+                    descend_product(line, layer.bias, v_bias, delta.T, ones, update, batch.scale, 0.0)
         else:
             self._by_gradients(line, inputs, space, batch.scale, update)
         return line
@@ -222,9 +217,13 @@ class MLPEngine:
         """Add a step that needs the gradients themselves."""
         differentiate(line, self._gradients, inputs, space, scale)
         apply_gradients(line, self._parameters, self._gradients, self.velocity, update, self._l2)
+        line.then(self._refresh)
+
+    def _refresh(self) -> None:
+        """Let what is computed with be the parameters as they are now, in its own dtype."""
         if self._used is not self._parameters:
             for low, parameter in zip(self._used, self._parameters, strict=True):
-                line.then(low.copy_, parameter)
+                low.copy_(parameter)
 
     def _compact_first(self) -> CompactFirst | None:
         """The first layer without the inputs that are 0, holding today's parameters; None where that does not pay."""
@@ -237,6 +236,7 @@ class MLPEngine:
 
     def _prepare(self, update: Descent | Update, with_masks: bool) -> None:
         """Have the buffers that a run needs, and forget the lines that were bound to others."""
+        self._refresh()
         if isinstance(update, Descent):
             update.check()
             if update.momentum and not self.velocity:

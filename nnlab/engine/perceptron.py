@@ -19,6 +19,7 @@ logger = logging.getLogger("nnlab")
 Learn = Callable[[Tensor, float], Tensor]
 
 CHUNK = 4096  # samples gathered at once
+SLOWER = "the perceptron's rule runs on tensor operations, which takes longer"
 
 
 class Loop(Protocol):
@@ -78,13 +79,26 @@ class PerceptronEngine:
         if not len(order):
             return self._x.new_empty(0, len(self._bank.weight))
         if self._learn is None:
-            self._learn = self._loop()
+            return self._begin(order, float(lr))
         return self._learn(order, float(lr))
 
-    def _loop(self) -> Learn:
-        """What learns on this device."""
+    def _begin(self, order: Tensor, lr: float) -> Tensor:
+        """The first run, which finds out what learns on this device."""
         loop = compiled_loop(self._x.device.type) if self._x.dtype in (torch.float32, torch.float64) else None
-        return self._learn_blocked if loop is None else loop(self._bank, self._x, self._labels).run_
+        if loop is not None:
+            before = int(self._bank.n_samples)
+            try:
+                learn = loop(self._bank, self._x, self._labels).run_
+                error = learn(order, lr)
+            except Exception as problem:  # whatever a compiler raises that is there but does not work here
+                if int(self._bank.n_samples) != before:
+                    raise
+                logger.info("%s: %s", SLOWER, str(problem).partition("\n")[0] or type(problem).__name__)
+            else:
+                self._learn = learn
+                return error
+        self._learn = self._learn_blocked
+        return self._learn(order, lr)
 
     def _learn_blocked(self, order: Tensor, lr: float) -> Tensor:
         """The same in tensor operations."""
@@ -108,5 +122,5 @@ def compiled_loop(device: str) -> Callable[[PerceptronBank, Tensor, Tensor], Loo
         reason = f"there is no compiled loop for {device}"
     except ImportError as error:
         reason = str(error)
-    logger.info("the perceptron's rule runs on tensor operations, which takes longer: %s", reason)
+    logger.info("%s: %s", SLOWER, reason)
     return None

@@ -10,6 +10,7 @@ from torch import Tensor
 from nnlab.validation import check_sample_weight
 
 CHUNK_BYTES = 2 << 20  # of a copy: more than the cache holds would have to be read from memory a second time
+CHUNK_BATCHES = 64  # at most: a step has a line of its own at each place of a chunk
 LINE = 64  # bytes
 
 
@@ -66,12 +67,12 @@ class Samples:
     ) -> None:
         self.x, self.batch_size, self._mean = x, batch_size, mean
         self._target, self._n_outputs = target, n_outputs
-        self._values = target if target.ndim == 2 else torch.eye(n_outputs, dtype=x.dtype, device=x.device)
+        self._values = target.to(x.dtype) if target.ndim == 2 else torch.eye(n_outputs, dtype=x.dtype, device=x.device)
         self._weight = weight
         n_batches = -(-len(x) // batch_size)
         size = batch_size * x.shape[1] * x.element_size()
         if x.device.type == "cpu":
-            n_batches = min(n_batches, max(1, CHUNK_BYTES // size) if size % LINE == 0 else 1)
+            n_batches = min(n_batches, CHUNK_BATCHES, max(1, CHUNK_BYTES // max(1, size)) if size % LINE == 0 else 1)
         self.chunk = n_batches * batch_size
         n = min(self.chunk, len(x))
         self._x_buffer, self._target_buffer = x.new_empty(n, x.shape[1]), x.new_empty(n, n_outputs)

@@ -1,15 +1,14 @@
 """What an epoch learns: the samples, how many of them make whole mini-batches, and the dropout of its steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nnlab.engine.arguments import Masks
 from nnlab.validation import ArgumentError
-
-Masks = Callable[[int], Sequence[Tensor]]
 
 
 class Data(NamedTuple):

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from nnlab.engine import MLPEngine
+from nnlab.engine.forward import AT_ONCE
 from nnlab.estimators.epoch import Data
 from nnlab.networks import mlp_forward
 from nnlab.ops import LOSSES, l2_penalty_forward
-
-CHUNK = 1024  # samples propagated at once: what lies between two layers then stays in the cache
 
 
 class Objective(NamedTuple):
@@ -43,7 +42,7 @@ class Objective(NamedTuple):
 
     def outputs(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         """The network's outputs, (N, K)."""
-        return torch.cat([mlp_forward(part, parameters, self.activations)[-1] for part in torch.split(x, CHUNK)])
+        return torch.cat([mlp_forward(part, parameters, self.activations)[-1] for part in torch.split(x, AT_ONCE)])
 
     def errors(self, outputs: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> float:
         """The part of E that the data make, Σₙ wₙ Eₙ."""

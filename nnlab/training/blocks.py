@@ -82,7 +82,7 @@ class BlockLearner(Classifier):
         work = 6.0 * sum(p.numel() for p in self.parameters()) * size  # a product forward, and two backward
         n = block_length(self.trainer, work if self.device.type == "cpu" else None)
         order = left[: n * size]
-        with _all_or_nothing(self.changed() if n > 1 else ()):
+        with _all_or_nothing(self.changed()):
             loss = self.learn(self._engine_for(loader), order, loader.labels[order], size)
         loader.take(n)
         count_(self.trainer, n)

@@ -17,7 +17,7 @@ from nnlab.training.loops import learnt_in_epoch
 
 
 class KeepOnInterrupt(L.Callback):
-    """Ctrl-C ends training after the step at hand and saves the model; a second Ctrl-C ends it at once.
+    """Ctrl-C ends training after the step, or block of steps, at hand and saves the model; a second ends it at once.
 
     Args:
         dirpath: the folder for ``interrupted.ckpt``; the run's folder when None.

@@ -151,7 +151,8 @@ class LitMLP(BlockLearner):
     def learn(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Descend on mini-batches, and return the loss per sample, each as it was met."""
         descent = self._descent()
-        assert isinstance(descent, Descent)
+        if isinstance(descent, str):
+            raise ArgumentError("optimizer", f"must stay what it is until an epoch ends, got {descent}")
         engine.velocity = self._velocity()
         outputs, penalties = engine.run_(order, descent)
         errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))

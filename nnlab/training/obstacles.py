@@ -127,7 +127,7 @@ def descent_of(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> De
                 optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
             ),
             "--model: frozen parameters": not all(p.requires_grad for p in parameters),
-            "--model: hooks on gradients": any(p._backward_hooks for p in parameters),
+            "--model: hooks on gradients": any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters),
             **{f"--optimizer.{name}": group[name] for name in ("nesterov", "dampening", "maximize", "differentiable")},
         }
     )

@@ -118,7 +118,8 @@ class LitPerceptron(BlockLearner):
         optimizer = self.trainer.optimizers[0]
         if type(optimizer) is not PerceptronRule or optimizer.bank is not self.bank:
             return f"--optimizer={type(optimizer).__name__}"
-        return None
+        hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        return "--optimizer: hooks on its step" if hooks else None
 
     def changed(self) -> list[Tensor]:
         """All that the bank holds."""

@@ -183,8 +183,9 @@ def test_dropout_masks_what_they_mask_in_the_pure_operations(device, descent, by
 
 @pytest.mark.parametrize("descent", DESCENTS, ids=str)
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-def test_bfloat16_arithmetic_moves_float32_parameters(device, descent, l2):
-    given = problem([30, 20, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, device)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_bfloat16_arithmetic_moves_float32_parameters(device, loss, descent, l2):
+    given = problem([30, 20, 3], ["relu", "identity"], loss, torch.float32, device)
     order = order_of(given)
     engine, parameters = engine_of(given, 6, dtype=torch.bfloat16, l2=l2)
     expected = by_the_loop(given, order, 6, descent, l2=l2)
@@ -217,6 +218,51 @@ def test_what_was_learnt_before_an_interrupt_is_kept(lit):
         engine.run_(order_of(given), Descent(0.1), masks)
     expected = by_the_loop(given, order_of(given)[:30], 6, Descent(0.1))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
+def test_bfloat16_computes_with_parameters_changed_by_another_hand():
+    given = problem([30, 20, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu")
+    engine, parameters = engine_of(given, 60, dtype=torch.bfloat16)
+    for p in parameters:
+        p.mul_(-3)
+    expected = mlp_forward(given.x, parameters, given.network.activations)[-1]
+    assert_close(engine.outputs().float(), expected, RELATIVE[torch.bfloat16])
+    assert_close(engine.run_(torch.arange(53), Descent(0.1)).outputs.float(), expected, RELATIVE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_inputs_that_are_all_zero_teach_the_biases(l2):
+    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
+    given = given._replace(x=torch.zeros_like(given.x))
+    engine, parameters = engine_of(given, 6, l2=l2)
+    expected = by_the_loop(given, order_of(given), 6, Descent(0.1), l2=l2)
+    engine.run_(order_of(given), Descent(0.1))
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
+@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
+def test_a_sample_may_come_more_than_once(lit):
+    given = problem([40, 8, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", lit=lit)
+    order = torch.randint(0, 53, (53,))
+    engine, parameters = engine_of(given, 6)
+    expected = by_the_loop(given, order, 6, Descent(0.1))
+    assert_close(engine.run_(order, Descent(0.1)).outputs, expected.outputs, TRAJECTORY[torch.float64])
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
+def test_parameters_that_are_not_contiguous_are_refused():
+    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu")
+    parameters = [p.detach() for p in given.network.parameters()]
+    parameters[2] = parameters[2].T.contiguous().T
+    with pytest.raises(ArgumentError, match="contiguous in memory, those of layer 2 are not"):
+        MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target)
+
+
+def test_no_samples_are_no_steps():
+    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu", n=0)
+    engine, _ = engine_of(given, 6)
+    assert engine.run_(torch.arange(0), Descent(0.1)).outputs.shape == (0, 3)
+    assert engine.outputs().shape == (0, 3)
 
 
 def test_an_empty_order_changes_nothing():
@@ -293,6 +339,7 @@ GOOD = {"activations": ["relu", "identity"], "loss": "softmax_cross_entropy"}
         ({"target": torch.zeros(8, dtype=torch.int64)}, "target must have shape (N,) with N = 9, got (8,)"),
         ({"target": torch.full((9,), 3)}, "target must hold labels from 0 to 2, got 3"),
         ({"loss": "sum_of_squares", "target": torch.zeros(9, 2)}, "target must have shape (N, 3), got (9, 2)"),
+        ({"loss": "binary_cross_entropy", "target": torch.full((9, 3), 2.0)}, "target must hold values from 0 to 1"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"reduction": "max"}, "reduction must be one of"),
         ({"l2": -1.0}, "l2 must be a number of at least 0, got -1.0"),
@@ -315,6 +362,7 @@ def test_what_cannot_be_trained_is_refused(change, message):
         (torch.tensor([0, 9]), Descent(0.1), "order must hold numbers from 0 to 8, the samples there are"),
         (torch.tensor([-1]), Descent(0.1), "order must hold numbers from 0 to 8, the samples there are"),
         (torch.tensor([0.0]), Descent(0.1), "order must be int64 (n,) on cpu, got float32 (1,) on cpu"),
+        (torch.arange(10) % 9, Descent(0.1), "order must hold at most 9 numbers, got 10"),
         (torch.tensor([[0]]), Descent(0.1), "order must be int64 (n,) on cpu, got int64 (1, 1) on cpu"),
         (torch.tensor([0]), Descent(0.0), "lr must be a number greater than 0, got 0.0"),
         (torch.tensor([0]), Descent(0.1, momentum=1.0), "momentum must be less than 1, got 1.0"),

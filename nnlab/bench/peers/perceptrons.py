@@ -64,7 +64,7 @@ def mistakes_of_scikit_learn(problem: PerceptronProblem, order: Tensor) -> Tenso
 
 
 class SampleLoop:
-    """The rule as it is written: for each sample all units' net inputs, and an update where one errs."""
+    """The rule as it is written, sample after sample, in as few operations as there can be: four of all units each."""
 
     def __init__(self, problem: PerceptronProblem) -> None:
         bank = problem.bank()

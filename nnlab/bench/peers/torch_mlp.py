@@ -1,4 +1,4 @@
-"""torch's autograd, eager and compiled, and the matrix products without which there is no epoch."""
+"""torch's autograd, eager and compiled, and the dense matrix products of the first layer."""
 
 from __future__ import annotations
 

@@ -37,12 +37,13 @@ def perceptron_epoch(session: Session) -> None:
         if not torch.equal(mistakes_of_scikit_learn(problem, order[:LOGGED]), found[:LOGGED].cpu()):
             raise SomethingElseError("it makes other mistakes")
 
-    exact = "weights after the epoch and mistakes, to the last bit"
+    exact = "weights after the epoch, to the last bit, and mistakes"
+    exact_and_some = f"{exact} of the first {LOGGED:,} samples"
     ours = session.ours("engine", partial(PerceptronLearner, problem), order, order)
     threads = torch.get_num_threads()
     ways = {f"n_jobs={n}": partial(ScikitLearnPerceptron, problem, n) for n in sorted({1, threads})}
     peers = [Peer("scikit-learn Perceptron", ways, check=log_of_scikit_learn)]
-    pairs = session.admit("perceptron_epoch", ours, peers, order, order, 0.0, exact)
+    pairs = session.admit("perceptron_epoch", ours, peers, order, order, 0.0, exact_and_some)
     if len(of_loop) < len(order):
         shorter = session.ours("engine", partial(PerceptronLearner, problem), of_loop, of_loop)
         ours = replace(shorter, contestant=ours.contestant)
