@@ -154,8 +154,8 @@ class MLPEngine:
         x, first = self._samples.x, self._first
         if first is not None:
             first.load_(self._parameters, ())
-        parts, outputs = torch.split(x, AT_ONCE), x.new_empty(len(x), len(self._used[-1]))
-        parts = parts if first is None else first.parts(AT_ONCE)
+        parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
+        outputs = x.new_empty(len(x), len(self._used[-1]))
         forward_(parts, self._layers(momentum=False, compact=first is not None), self._activations, outputs)
         return outputs if first is None else outputs[first.place]
 

@@ -172,7 +172,9 @@ def test_many_samples_are_measured_in_parts(monkeypatch):
 
     data = digits()
     whole = NeuralNetMLP(epochs=2, l2=0.1, minibatch_size=100, seed=1).fit(*data)
-    monkeypatch.setattr(objective, "CHUNK", 64)
+    monkeypatch.setattr(objective, "AT_ONCE", 64)
+    for module in ("mlp", "forward"):
+        monkeypatch.setattr(f"nnlab.engine.{module}.AT_ONCE", 64)
     parts = NeuralNetMLP(epochs=2, l2=0.1, minibatch_size=100, seed=1).fit(*data)
     for key in whole.eval_:
         np.testing.assert_allclose(parts.eval_[key], whole.eval_[key], rtol=1e-13)
