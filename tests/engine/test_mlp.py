@@ -186,7 +186,7 @@ def test_dropout_masks_what_they_mask_in_the_pure_operations(device, descent, by
 @pytest.mark.parametrize("loss", LOSSES)
 def test_bfloat16_arithmetic_moves_float32_parameters(device, loss, descent, l2):
     given = problem([30, 20, 3], ["relu", "identity"], loss, torch.float32, device)
-    order, descent = order_of(given), descent._replace(lr=0.01)
+    order, descent = order_of(given), descent._replace(lr=0.002)
     engine, parameters = engine_of(given, 6, dtype=torch.bfloat16, l2=l2)
     expected = by_the_loop(given, order, 6, descent, l2=l2)
     engine.run_(order, descent)
