@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from nnlab.engine.arguments import Update
+from nnlab.engine.samples import Sparse
 from nnlab.engine.step import Line
 from nnlab.validation import ArgumentError, check_not_negative, check_positive
 
@@ -40,8 +41,8 @@ def descend_product(
     line: Line,
     parameter: Tensor,
     velocity: Tensor | None,
-    delta_t: Tensor,
-    given: tuple[Tensor, Tensor | None],
+    delta: Tensor,
+    z: Tensor | Sparse,
     descent: Descent,
     scale: float,
     l2: float,
@@ -50,11 +51,10 @@ def descend_product(
 
     Args:
         line: what it is added to.
-        parameter: a weight (O, I), or a bias (O,).
+        parameter: a weight (O, I), or (parts, I, P) where z is sparse, or a bias (O,).
         velocity: v; None without momentum.
-        delta_t: the layer's δᵀ, (O, N), of the summed errors.
-        given: z, what the layer was given, (N, I); or its first columns, and of its first samples the next columns,
-            where all others are 0; for a bias ones, (N,).
+        delta: the layer's δ, (N, O), of the summed errors.
+        z: what the layer was given, (N, I); for a bias ones, (N,).
         descent: η, μ and λ.
         scale: s, 1 / N for a mean.
         l2: of the penalty l2/2 Σ w².
@@ -62,17 +62,13 @@ def descend_product(
     decay = descent.weight_decay + l2
     moved = parameter if velocity is None else velocity
     kept, alpha = (1 - descent.lr * decay, -descent.lr * scale) if velocity is None else (descent.momentum, scale)
-    z, _ = given
-    if z.ndim == 1:
-        line.then(moved.addmv_, delta_t, z, beta=kept, alpha=alpha)
+    if not isinstance(z, Tensor):
+        if kept != 1:
+            line.then(moved.mul_, kept)
+        line.append(z.add_gradient(moved, delta, alpha))
     else:
-        end = 0
-        for piece in given:
-            if piece is not None:
-                start, end = end, end + piece.shape[1]
-                line.then(moved[:, start:end].addmm_, delta_t[:, : len(piece)], piece, beta=kept, alpha=alpha)
-        if end < moved.shape[1] and kept != 1:
-            line.then(moved[:, end:].mul_, kept)
+        add = moved.addmv_ if z.ndim == 1 else moved.addmm_
+        line.then(add, delta.T, z, beta=kept, alpha=alpha)
     if velocity is not None:
         _follow(line, parameter, velocity, descent.lr, decay)
 

@@ -8,32 +8,29 @@ import torch
 from torch import Tensor
 
 from nnlab.engine.inplace import ACTIVATE_
-from nnlab.engine.step import Layer
+from nnlab.engine.samples import Sparse
+from nnlab.engine.step import Layer, net_inputs
 
 AT_ONCE = 1024  # samples: what lies between two layers then stays in the cache
 
 
-def forward_(parts: Sequence[Tensor], layers: Sequence[Layer], activations: Sequence[str], outputs: Tensor) -> None:
+def forward_(
+    parts: Sequence[Tensor | Sparse], layers: Sequence[Layer], activations: Sequence[str], outputs: Tensor
+) -> None:
     """Write the network's outputs for samples in parts, one after the other.
 
     Args:
-        parts: x, at most ``AT_ONCE`` samples each but the last not fewer, (n, I), or (n, J) where their inputs after
-            the first J are all 0.
+        parts: x, (n, I), at most ``AT_ONCE`` samples each but the last not fewer.
         layers: from the input to the output.
         activations: the name of each layer's, the output layer's included.
         outputs: where they are written, (N, K).
 
     Source: chapter 3, eqs. 3.1 to 3.4.
     """
-    space = [outputs.new_empty(min(AT_ONCE, len(outputs)), len(layer.weight)) for layer in layers[:-1]]
+    space = [outputs.new_empty(min(AT_ONCE, len(outputs)), len(layer.bias)) for layer in layers[:-1]]
     for x, into in zip(parts, torch.split(outputs, AT_ONCE), strict=True):
         z = x
         for layer, name, u in zip(layers, activations, [*(t[: len(x)] for t in space), into], strict=True):
-            weight_t = layer.weight[:, : z.shape[1]].T
-            if layer.bias is None:
-                torch.mm(z, weight_t, out=u)
-            else:
-                torch.addmm(layer.bias, z, weight_t, out=u)
-            for operation in ACTIVATE_[name](u):
+            for operation in (net_inputs(z, layer, u), *ACTIVATE_[name](u)):
                 operation()
             z = u

@@ -1,4 +1,4 @@
-"""How the compiled rule has its numbers: samples without their zeros, and units side by side."""
+"""How compiled loops have their numbers: samples without their zeros, and units side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -20,8 +21,6 @@ class Rows(NamedTuple):
         terms: (N,) int64.
         feature: uint16 or uint32.
         value: uint8, float32 or x's dtype, the least that holds them all: what is read sets the pace.
-        length: ‖[1, x]‖, (N,) float64.
-        wanted: the unit that a sample is to excite, (N,) int64; −1 for none.
     """
 
     first: Array
@@ -29,6 +28,16 @@ class Rows(NamedTuple):
     terms: Array
     feature: Array
     value: Array
+
+
+class Known(NamedTuple):
+    """What the perceptron's rule knows of each sample.
+
+    Attributes:
+        length: ‖[1, x]‖, (N,) float64.
+        wanted: the unit that it is to excite, (N,) int64; −1 for none.
+    """
+
     length: Array
     wanted: Array
 
@@ -61,48 +70,74 @@ class Limits(NamedTuple):
     longest: float
 
 
-def compiled(function: Any) -> Any:
+def compiled(function: Any, parallel: bool = False) -> Any:
     """The function compiled, and kept for the next process where there is a folder that can be written."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, parallel=parallel, cache=True)(function)
     except RuntimeError:  # numba found none
-        return njit(nogil=True)(function)
+        return njit(nogil=True, parallel=parallel)(function)
 
 
-def without_zeros(x: Array, wanted: Array) -> Rows:
-    """Samples, (N, I), and their units, (N,), without their zeros where these are half of all numbers or more."""
+def compiled_in_parallel(function: Any) -> Any:
+    """The same, its ``prange`` shared out among numba's threads."""
+    return compiled(function, parallel=True)
+
+
+def without_zeros(x: Array) -> Rows:
+    """Samples, (N, I), without their zeros where these are half of all numbers or more."""
     n, n_features = x.shape
-    terms, length = np.empty(n, np.int64), np.empty(n)
-    measure(x, terms, length)
+    terms = np.empty(n, np.int64)
+    count(x, terms)
     kind = np.uint16 if n_features <= 1 << 16 else np.uint32
     if 2 * terms.sum() > x.size:
         first, where, feature = np.arange(n) * n_features, np.zeros(n, np.int64), np.arange(n_features, dtype=kind)
-        return Rows(first, where, np.full(n, n_features), feature, x.ravel(), length, wanted)
+        return Rows(first, where, np.full(n, n_features), feature, x.ravel())
     first = np.cumsum(terms) - terms
     feature, value = np.empty(terms.sum() + 1, kind), np.zeros(terms.sum() + 1, x.dtype)
     gather(x, first, feature, value)
-    return Rows(first, first, terms, feature, _narrow(value), length, wanted)
+    return Rows(first, first, terms, feature, value)
 
 
-def _narrow(value: Array) -> Array:
+def narrow(value: Array) -> Array:
     """The same numbers in the least type that holds them."""
     for kind in (np.uint8, np.float32):
         with np.errstate(invalid="ignore", over="ignore"):
-            narrow = value.astype(kind)
-        if np.array_equal(narrow, value):
-            return narrow
+            narrower = value.astype(kind)
+        if np.array_equal(narrower, value):
+            return narrower
     return value
 
 
+def to_lanes(tensor: Tensor, width: int) -> Tensor:
+    """(K, I) as (parts, I, P), or (K,) as (parts P,); what is left over of the last P is 0."""
+    padded = tensor.new_zeros(-(-len(tensor) // width) * width, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    return padded if tensor.ndim == 1 else padded.view(-1, width, padded.shape[1]).transpose(1, 2).contiguous()
+
+
+def from_lanes(tensor: Tensor, n_units: int) -> Tensor:
+    """The reverse."""
+    return (tensor if tensor.ndim == 1 else tensor.transpose(1, 2).flatten(0, 1))[:n_units]
+
+
 @compiled
-def measure(x: Array, terms: Array, length: Array) -> None:
-    """How many features of each sample are not 0, (N,), and ‖[1, x]‖, (N,)."""
+def count(x: Array, terms: Array) -> None:
+    """How many features of each sample are not 0, (N,)."""
     for n in range(x.shape[0]):
-        nonzero, square = 0, 1.0
+        nonzero = 0
         for i in range(x.shape[1]):
             nonzero += x[n, i] != 0
+        terms[n] = nonzero
+
+
+@compiled
+def measure(x: Array, length: Array) -> None:
+    """‖[1, x]‖ of each sample, (N,)."""
+    for n in range(x.shape[0]):
+        square = 1.0
+        for i in range(x.shape[1]):
             square += np.float64(x[n, i]) * np.float64(x[n, i])
-        terms[n], length[n] = nonzero, math.sqrt(square)
+        length[n] = math.sqrt(square)
 
 
 @compiled

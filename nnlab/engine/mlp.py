@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnlab.engine.arguments import Masks, Update, check_network, check_order, check_target
-from nnlab.engine.compact import FEW, Columns, CompactFirst, compact_first
 from nnlab.engine.descent import Descent, apply_gradients, descend_product
 from nnlab.engine.forward import AT_ONCE, forward_
 from nnlab.engine.graph import Recorder
-from nnlab.engine.samples import Batch, Samples
+from nnlab.engine.samples import Batch, Dense, Samples
+from nnlab.engine.sparsity import sparse_first
 from nnlab.engine.step import Layer, Line, Space, differentiate, penalise, propagate
 from nnlab.ops import LOSSES, Reduction
 from nnlab.validation import check_at_least, check_choice, check_not_negative, check_sample_weight, check_tensors
+
+if TYPE_CHECKING:
+    from nnlab.engine.sparse import SparseFirst
 
 
 class Run(NamedTuple):
@@ -55,7 +58,7 @@ class MLPEngine:
         parameters: W⁽¹⁾, b⁽¹⁾, …, (O, I), (O,), changed in place.
         activations: the name of each layer's activation, the output layer's included.
         loss: a key of ``nnlab.ops.LOSSES``.
-        x: all samples, (N, I), not copied unless ``dtype`` or a compact form asks for it.
+        x: all samples, (N, I), not copied unless ``dtype`` or a sparse form asks for it.
         target: class labels, (N,) int64, or values, (N, K), as the loss takes them.
         batch_size: samples per step; the tail of a run may be shorter.
         reduction: whether a mini-batch's error is the "sum" over its samples or their "mean".
@@ -99,13 +102,15 @@ class MLPEngine:
         low = x.dtype if dtype is None else dtype
         self._used = self._parameters if low == x.dtype else [p.to(low) for p in self._parameters]
         weight = None if sample_weight is None else sample_weight.to(low)
-        self._samples = Samples(x.to(low), target, sizes[-1], weight, batch_size, reduction == "mean")
-        self._first: CompactFirst | None = None
-        self._looked = x.device.type != "cpu" or low != x.dtype or low not in (torch.float32, torch.float64)
+        self._x = x.to(low)
+        given = target, sizes[-1], weight, batch_size, reduction == "mean", self._used[0]
+        self._samples = Samples(Dense(self._x), *given)
+        self._first: SparseFirst | None = None
+        self._looked = low != x.dtype
         self._space = Space.of(sizes, min(batch_size, len(x)), self._used[0])
         self._gradients: list[Tensor] = []
         self._bound: tuple[object, ...] = ()
-        self._lines: dict[tuple[int, int, Columns | None], Line] = {}
+        self._lines: dict[tuple[int, int], Line] = {}
         self._recorder = Recorder(x.device)
         self.velocity: list[Tensor] = []
 
@@ -121,43 +126,33 @@ class MLPEngine:
         Raises:
             ValueError: ``order`` is not as above, or a setting of the descent out of range.
         """
-        check_order(order, self._samples.x, most=len(self._samples.x))
+        check_order(order, self._x, most=len(self._x))
         self._prepare(update, masks is not None)
-        first = self._compact_first() if isinstance(update, Descent) and masks is None else None
+        first = self._sparse_first() if isinstance(update, Descent) else None
         samples = self._samples if first is None else first.samples
-        columns: Iterator[Columns | None] = itertools.repeat(None)
-        if first is not None:
-            order, position = first.arrange(order)
-            columns = iter(first.needed(order))
-        parts = torch.split(order, samples.chunk) if len(order) else ()
         outputs, penalties = [samples.outputs[:0]], [samples.penalties[:0]]
-        try:
-            for part in parts:
+        with nullcontext() if first is None else first.holding(self._parameters, self.velocity):
+            for part in torch.split(order, samples.chunk) if len(order) else ():
                 batches = samples.gather_(part)
-                lines = [self._line(k, batch, next(columns), update) for k, batch in enumerate(batches)]
+                lines = [self._line(k, batch, update) for k, batch in enumerate(batches)]
                 if masks is None and isinstance(update, Descent):
                     self._recorder.run((len(part), update), lines)
                 else:
                     self._run_with_host(lines, batches, masks)
                 outputs.append(samples.outputs[: len(part)].clone())
                 penalties.append(samples.penalties[: len(batches)].clone())
-        finally:  # what was learnt before an interrupt is kept
-            if first is not None:
-                first.store_(self._parameters, self.velocity)
-        met = torch.cat(outputs)
-        return Run(met if first is None else met[position.argsort()], torch.cat(penalties) * (self._l2 / 2))
+        return Run(torch.cat(outputs), torch.cat(penalties) * (self._l2 / 2))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
         self._refresh()
-        x, first = self._samples.x, self._first
-        if first is not None:
-            first.load_(self._parameters, ())
-        parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
-        outputs = x.new_empty(len(x), len(self._used[-1]))
-        forward_(parts, self._layers(momentum=False, compact=first is not None), self._activations, outputs)
-        return outputs if first is None else outputs[first.place]
+        x, first = self._x, self._first
+        outputs, layers = x.new_empty(len(x), len(self._used[-1])), self._layers(False, sparse=first is not None)
+        with nullcontext() if first is None else first.holding(self._parameters, ()):
+            parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
+            forward_(parts, layers, self._activations, outputs)
+        return outputs
 
     def _run_with_host(self, lines: Sequence[Line], batches: Sequence[Batch], masks: Masks | None) -> None:
         """Run what needs the host at each step."""
@@ -168,34 +163,30 @@ class MLPEngine:
                     buffer[: len(mask)].copy_(mask)
             line.run()
 
-    def _line(self, slot: int, batch: Batch, columns: Columns | None, update: Descent | Update) -> Line:
-        """The step of a mini-batch at one place of the buffers; ``columns`` are those of the compact form, if any."""
+    def _line(self, slot: int, batch: Batch, update: Descent | Update) -> Line:
+        """The step of a mini-batch at one place of the buffers."""
         n = len(batch.x)
-        if (slot, n, columns) in self._lines:
-            return self._lines[slot, n, columns]
-        line = self._lines[slot, n, columns] = Line()
+        if (slot, n) in self._lines:
+            return self._lines[slot, n]
+        line = self._lines[slot, n] = Line()
         space = self._space if n == len(self._space.ones) else self._space.first(n)
         momentum = isinstance(update, Descent) and update.momentum > 0
-        layers = self._layers(momentum, compact=columns is not None)
-        if columns is not None:
-            few = batch.x[: n // FEW, columns.of_all : columns.of_few]
-            batch = batch._replace(x=batch.x[:, : columns.of_all], more=few if few.numel() else None)
+        layers = self._layers(momentum, sparse=not isinstance(batch.x, Tensor))
         inputs = propagate(line, batch, layers, self._activations, self._loss, space)
         if self._l2:
             full = self._used is self._parameters
             penalise(line, [layer.weight for layer in layers] if full else self._parameters[::2], batch.penalty)
         if isinstance(update, Descent) and self._used is self._parameters:
-            for k, (layer, z, delta) in enumerate(zip(layers, inputs, space.delta, strict=True)):
+            for layer, z, delta in zip(layers, inputs, space.delta, strict=True):
                 v_weight, v_bias = layer.velocity
-                given, ones = (z, None if k else batch.more), (space.ones, None)
-                descend_product(line, layer.weight, v_weight, delta.T, given, update, batch.scale, self._l2)
-                if layer.bias is not None:
-                    descend_product(line, layer.bias, v_bias, delta.T, ones, update, batch.scale, 0.0)
+                descend_product(line, layer.weight, v_weight, delta, z, update, batch.scale, self._l2)
+                descend_product(line, layer.bias, v_bias, delta, space.ones, update, batch.scale, 0.0)
         else:
-            self._by_gradients(line, inputs, space, batch.scale, update)
+            dense = [z for z in inputs if isinstance(z, Tensor)]  # all: sparse inputs are for gradient descent
+            self._by_gradients(line, dense, space, batch.scale, update)
         return line
 
-    def _layers(self, momentum: bool, compact: bool) -> list[Layer]:
+    def _layers(self, momentum: bool, sparse: bool) -> list[Layer]:
         """The layers as a step uses them."""
         velocity: Sequence[Tensor | None] = self.velocity if momentum else [None] * len(self._used)
         layers = [
@@ -204,15 +195,13 @@ class MLPEngine:
                 self._used[::2], self._used[1::2], velocity[::2], velocity[1::2], strict=True
             )
         ]
-        if compact and self._first is not None:
-            packed = self._first
-            v_weight = packed.velocity if momentum else None
-            bias, v_bias = (None, None) if packed.with_bias else (layers[0].bias, layers[0].velocity[1])
-            layers[0] = Layer(packed.weight, bias, (v_weight, v_bias))
+        if sparse and self._first is not None:
+            packed = self._first.velocity if momentum else None
+            layers[0] = Layer(self._first.weight, layers[0].bias, (packed, layers[0].velocity[1]))
         return layers
 
     def _by_gradients(
-        self, line: Line, inputs: list[Tensor], space: Space, scale: float, update: Descent | Update
+        self, line: Line, inputs: Sequence[Tensor], space: Space, scale: float, update: Descent | Update
     ) -> None:
         """Add a step that needs the gradients themselves."""
         differentiate(line, self._gradients, inputs, space, scale)
@@ -225,13 +214,11 @@ class MLPEngine:
             for low, parameter in zip(self._used, self._parameters, strict=True):
                 low.copy_(parameter)
 
-    def _compact_first(self) -> CompactFirst | None:
-        """The first layer without the inputs that are 0, holding today's parameters; None where that does not pay."""
+    def _sparse_first(self) -> SparseFirst | None:
+        """The first layer of sparse inputs; None where they are not sparse."""
         if not self._looked:
             self._looked = True
-            self._first = compact_first(self._samples, len(self._parameters[0]), with_bias=not self._l2)
-        if self._first is not None:
-            self._first.load_(self._parameters, self.velocity)
+            self._first = sparse_first(self._samples, self._x, self._parameters[0])
         return self._first
 
     def _prepare(self, update: Descent | Update, with_masks: bool) -> None:

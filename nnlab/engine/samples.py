@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,70 @@ from nnlab.validation import check_sample_weight
 CHUNK_BYTES = 2 << 20  # of a copy: more than the cache holds would have to be read from memory a second time
 CHUNK_BATCHES = 64  # at most: a step has a line of its own at each place of a chunk
 LINE = 64  # bytes
+
+
+class Sparse(Protocol):
+    """The inputs of a mini-batch of which most are zero; the weight that goes with them is (parts, I, P)."""
+
+    def __len__(self) -> int:
+        """The number of samples, n."""
+
+    def net_inputs(self, weight: Tensor, bias: Tensor, u: Tensor) -> Callable[[], Any]:
+        """What writes x Wᵀ + b, (n, O), into u; the bias is (O,)."""
+
+    def add_gradient(self, weight: Tensor, delta: Tensor, alpha: float) -> Callable[[], Any]:
+        """What adds α δᵀ x to the weight or its velocity; δ is (n, O)."""
+
+
+class Inputs(Protocol):
+    """All samples' inputs, a chunk of which is made ready as mini-batches."""
+
+    def __len__(self) -> int:
+        """The number of samples, N."""
+
+    def at_once(self, batch_size: int) -> int:
+        """How many mini-batches are made ready at once."""
+
+    def gather_(self, order: Tensor) -> None:
+        """Make the samples of these numbers ready, int64 (n,)."""
+
+    def batches(self, n: int, batch_size: int) -> Sequence[Tensor | Sparse]:
+        """The mini-batches of n samples, which hold whatever was made ready last."""
+
+
+class Dense:
+    """Inputs as they are: those of a chunk are copied, on a CPU so few that they stay in the cache.
+
+    A mini-batch always begins on a cache line or at the buffer's start: where the operands of a product lie can decide
+    how it rounds.
+
+    Args:
+        x: (N, I).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._buffer = x.new_empty(0, x.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def at_once(self, batch_size: int) -> int:
+        """How many mini-batches are copied at once: on a CUDA device all, so that a graph finds them in their place."""
+        n_batches = -(-len(self.x) // batch_size)
+        if self.x.device.type == "cpu":
+            size = batch_size * self.x.shape[1] * self.x.element_size()
+            n_batches = min(n_batches, CHUNK_BATCHES, max(1, CHUNK_BYTES // max(1, size)) if size % LINE == 0 else 1)
+        self._buffer = self.x.new_empty(min(n_batches * batch_size, len(self.x)), self.x.shape[1])
+        return n_batches
+
+    def gather_(self, order: Tensor) -> None:
+        """Copy the samples of these numbers, int64 (n,)."""
+        torch.index_select(self.x, 0, order, out=self._buffer[: len(order)])
+
+    def batches(self, n: int, batch_size: int) -> Sequence[Tensor]:
+        """The mini-batches of the n samples copied last."""
+        return torch.split(self._buffer[:n], batch_size)
 
 
 class Batch(NamedTuple):
@@ -24,16 +89,14 @@ class Batch(NamedTuple):
         scale: what every error counts besides.
         outputs: where the network's outputs are kept, (n, K).
         penalty: where Σ w² is kept, a scalar.
-        more: of the first m samples the inputs behind those of ``x``, (m, J); None where all other inputs are 0.
     """
 
-    x: Tensor
+    x: Tensor | Sparse
     target: Tensor
     weight: Tensor | None
     scale: float
     outputs: Tensor
     penalty: Tensor
-    more: Tensor | None = None
 
 
 def by_class(like: Tensor, n: int, n_outputs: int) -> Tensor:
@@ -44,17 +107,14 @@ def by_class(like: Tensor, n: int, n_outputs: int) -> Tensor:
 class Samples:
     """Samples and what is wanted of them, gathered in the order in which they are learnt.
 
-    On a CPU a few mini-batches are gathered at once, on a CUDA device a whole epoch, so that a graph finds them where
-    it was recorded. A mini-batch always begins on a cache line or at the buffer's start: where the operands of a
-    product lie can decide how it rounds.
-
     Args:
-        x: (N, I).
+        inputs: of N samples.
         target: labels, (N,) int64, each of which becomes that row of the unit matrix, or values, (N, K).
         n_outputs: K.
         weight: wₙ, (N,), or None for all 1.
         batch_size: samples of a mini-batch but for the last.
         mean: whether the errors are divided by their number, or by the sum of their weights.
+        like: a tensor of the dtype and on the device of the arithmetic.
 
     Attributes:
         chunk: samples that can be gathered at once, a multiple of the batch size.
@@ -63,34 +123,37 @@ class Samples:
     """
 
     def __init__(
-        self, x: Tensor, target: Tensor, n_outputs: int, weight: Tensor | None, batch_size: int, mean: bool
+        self,
+        inputs: Inputs,
+        target: Tensor,
+        n_outputs: int,
+        weight: Tensor | None,
+        batch_size: int,
+        mean: bool,
+        like: Tensor,
     ) -> None:
-        self.x, self.batch_size, self._mean = x, batch_size, mean
-        self._target, self._n_outputs = target, n_outputs
-        self._values = target.to(x.dtype) if target.ndim == 2 else torch.eye(n_outputs, dtype=x.dtype, device=x.device)
-        self._weight = weight
-        n_batches = -(-len(x) // batch_size)
-        size = batch_size * x.shape[1] * x.element_size()
-        if x.device.type == "cpu":
-            n_batches = min(n_batches, CHUNK_BATCHES, max(1, CHUNK_BYTES // max(1, size)) if size % LINE == 0 else 1)
+        self.inputs, self.batch_size = inputs, batch_size
+        self._given = target, n_outputs, weight, batch_size, mean, like
+        self._target, self._weight, self._mean = target, weight, mean
+        self._values = target.to(like.dtype) if target.ndim == 2 else torch.eye(n_outputs).to(like)
+        n_batches = inputs.at_once(batch_size)
         self.chunk = n_batches * batch_size
-        n = min(self.chunk, len(x))
-        self._x_buffer, self._target_buffer = x.new_empty(n, x.shape[1]), x.new_empty(n, n_outputs)
-        self._weight_buffer, self.outputs = x.new_empty(n, 1), by_class(x, n, n_outputs)
-        self.penalties = x.new_zeros(n_batches, dtype=torch.promote_types(x.dtype, torch.float32))
+        n = min(self.chunk, len(inputs))
+        self._target_buffer, self._weight_buffer = like.new_empty(n, n_outputs), like.new_empty(n, 1)
+        self.outputs = by_class(like, n, n_outputs)
+        self.penalties = like.new_zeros(n_batches, dtype=torch.promote_types(like.dtype, torch.float32))
         self._views: dict[int, list[Batch]] = {}
 
-    def with_inputs(self, x: Tensor, order: Tensor) -> Samples:
-        """The same samples in an order, (N,), with other inputs, (N, any)."""
-        weight = None if self._weight is None else self._weight[order]
-        return Samples(x, self._target[order], self._n_outputs, weight, self.batch_size, self._mean)
+    def with_inputs(self, inputs: Inputs) -> Samples:
+        """The same samples with their inputs in another form."""
+        return Samples(inputs, *self._given)
 
     def gather_(self, order: Tensor) -> list[Batch]:
-        """The mini-batches of x[order], ``order`` being int64, (n,), of at most ``chunk`` samples."""
+        """The mini-batches of the samples of these numbers, int64 (n,), at most ``chunk``."""
         n = len(order)
         if n not in self._views:
             self._views = {k: v for k, v in self._views.items() if k == self.chunk} | {n: self._batches(n)}
-        torch.index_select(self.x, 0, order, out=self._x_buffer[:n])
+        self.inputs.gather_(order)
         rows = order if self._target.ndim == 2 else self._target[order]
         torch.index_select(self._values, 0, rows, out=self._target_buffer[:n])
         if self._weight is not None:
@@ -103,7 +166,8 @@ class Samples:
 
     def _batches(self, n: int) -> list[Batch]:
         """Views of the buffers' first n samples."""
-        buffers = (self._x_buffer, self._target_buffer, self._weight_buffer, self.outputs)
+        inputs = self.inputs.batches(n, self.batch_size)
+        buffers = (self._target_buffer, self._weight_buffer, self.outputs)
         parts = [torch.split(buffer[:n], self.batch_size) for buffer in buffers]
         return [
             Batch(
@@ -114,5 +178,5 @@ class Samples:
                 outputs,
                 self.penalties[k],
             )
-            for k, (x, target, weight, outputs) in enumerate(zip(*parts, strict=True))
+            for k, (x, target, weight, outputs) in enumerate(zip(inputs, *parts, strict=True))
         ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
-from nnlab.engine.samples import Batch, by_class
+from nnlab.engine.samples import Batch, Sparse, by_class
 
 
 class Line(list[Callable[[], Any]]):
@@ -33,13 +33,13 @@ class Layer(NamedTuple):
     """A layer's parameters, and what goes with them.
 
     Attributes:
-        weight: (O, I), or (O, W) where the bias and columns that multiply nothing are among them.
-        bias: (O,); None where it is among the weights.
+        weight: (O, I), or (parts, I, P) where the inputs are sparse.
+        bias: (O,).
         velocity: v of both; None without momentum.
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor
     velocity: tuple[Tensor | None, Tensor | None]
 
 
@@ -69,13 +69,12 @@ class Space(NamedTuple):
 
 def propagate(
     line: Line, batch: Batch, layers: Sequence[Layer], activations: Sequence[str], loss: str, space: Space
-) -> list[Tensor]:
+) -> list[Tensor | Sparse]:
     """Add forward propagation, outputs into ``batch.outputs``, and backpropagation of the summed errors.
 
     Args:
         line: what it is added to.
-        batch: the samples; where their x is narrower than the first layer's weight, the inputs it and ``more`` lack
-            are 0.
+        batch: the samples.
         layers: from the input to the output.
         activations: the name of each layer's, the output layer's included.
         loss: a key of ``nnlab.ops.LOSSES``.
@@ -86,25 +85,19 @@ def propagate(
 
     Source: chapter 3, eqs. 3.1 to 3.4, 3.11 and 3.17.
     """
-    z, inputs, last = batch.x, [], len(layers) - 1
-    outputs = [*space.z, batch.outputs]
+    z: Tensor | Sparse = batch.x
+    inputs: list[Tensor | Sparse] = []
+    last, outputs = len(layers) - 1, [*space.z, batch.outputs]
     for k, (layer, name, u) in enumerate(zip(layers, activations, outputs, strict=True)):
         inputs.append(z)
-        weight_t = layer.weight[:, : z.shape[1]].T
-        if layer.bias is None:
-            line.then(torch.mm, z, weight_t, out=u)  # eq. 3.1
-        else:
-            line.then(torch.addmm, layer.bias, z, weight_t, out=u)
-        if k == 0 and batch.more is not None:
-            n_few, n_more = batch.more.shape
-            line.then(u[:n_few].addmm_, batch.more, layer.weight[:, z.shape[1] : z.shape[1] + n_more].T)
+        line.append(net_inputs(z, layer, u))  # eq. 3.1
         line += ACTIVATE_[name](u)  # eq. 3.2
         z = u
         if space.masks and k < last:
             z = torch.empty_like(u)
             line.then(torch.mul, u, space.masks[k], out=z)
     delta = space.delta
-    line += DIFFERENTIATE_[loss](z, batch.target, delta[last])  # the first factor of eq. 3.11
+    line += DIFFERENTIATE_[loss](batch.outputs, batch.target, delta[last])  # the first factor of eq. 3.11
     if batch.weight is not None:
         line.then(delta[last].mul_, batch.weight)
     for k in range(last, -1, -1):
@@ -114,6 +107,13 @@ def propagate(
             if space.masks:
                 line.then(delta[k - 1].mul_, space.masks[k - 1])
     return inputs
+
+
+def net_inputs(z: Tensor | Sparse, layer: Layer, u: Tensor) -> Callable[[], Any]:
+    """What writes u = z Wᵀ + b, (N, O)."""
+    if isinstance(z, Tensor):
+        return partial(torch.addmm, layer.bias, z, layer.weight.T, out=u)
+    return z.net_inputs(layer.weight, layer.bias, u)
 
 
 def differentiate(

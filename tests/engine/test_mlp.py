@@ -1,13 +1,15 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
 import itertools
+import sys
 from collections.abc import Sequence
 
+import numba
 import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Descent, MLPEngine
+from nnlab.engine import Descent, MLPEngine, sparse, sparsity
 from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
@@ -30,6 +32,13 @@ DESCENTS = [
     Descent(0.05, weight_decay=0.1),
     Descent(0.05, momentum=0.5, weight_decay=0.1),
 ]
+
+
+@pytest.fixture(autouse=True)
+def few_zeros_are_worth_it(monkeypatch):
+    """Leave zeros out however small a problem is."""
+    monkeypatch.setattr(sparsity, "WORTH", 0)
+    monkeypatch.setattr(sparsity, "UNITS", 1)
 
 
 def engine_of(given: Problem, batch_size: int, **options: object) -> tuple[MLPEngine, list[Tensor]]:
@@ -77,15 +86,113 @@ def test_an_epoch_is_the_plain_loop(device, loss, sizes, activations, reduction,
     assert any(moved)  # it did train
 
 
-def test_the_compact_form_is_used_where_inputs_are_zero_and_only_there():
-    for lit, used in ((1.0, False), (0.1, True)):
-        given = problem([40, 6, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu", lit=lit)
-        engine, _ = engine_of(given, 6)
-        engine.run_(order_of(given), DESCENTS[0])
-        assert (engine._first is not None) == used
-        if used:
-            places, _ = engine._first.arrange(order_of(given))
-            assert any(of_all < of_few for of_all, of_few in engine._first.needed(places))
+@pytest.mark.parametrize(
+    ("lit", "units", "dtype", "used"),
+    [
+        (0.1, 40, torch.float32, True),
+        (0.1, 40, torch.float64, True),
+        (0.1, 40, torch.float16, False),
+        (0.1, 31, torch.float32, False),
+        (0.6, 40, torch.float32, False),
+    ],
+    ids=str,
+)
+def test_zeros_are_left_out_where_that_pays(monkeypatch, lit, units, dtype, used):
+    monkeypatch.setattr(sparsity, "UNITS", 32)
+    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu", lit=lit)
+    given = given._replace(x=given.x.to(dtype), network=given.network.to(dtype))
+    engine, _ = engine_of(given, 6)
+    engine.run_(order_of(given), DESCENTS[0])
+    assert (engine._first is not None) == used
+    monkeypatch.setattr(sparsity, "WORTH", given.x.numel() + 1)
+    engine, _ = engine_of(given, 6)
+    engine.run_(order_of(given), DESCENTS[0])
+    assert engine._first is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("descent", [DESCENTS[0], DESCENTS[3]], ids=str)
+@pytest.mark.parametrize("units", [1, 32, 33, 64, 65, 150])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_units_are_divided_among_threads(units, threads, descent, dtype):
+    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", dtype, "cpu", lit=0.1)
+    order, before = order_of(given), torch.get_num_threads()
+    expected = by_the_loop(given, order, 6, descent, l2=0.1)
+    engine, parameters = engine_of(given, 6, l2=0.1)
+    other = numba.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine.run_(order, descent)
+        assert numba.get_num_threads() == other
+    finally:
+        torch.set_num_threads(before)
+    assert engine._first is not None
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("units", [1, 33, 150])
+def test_products_are_the_same_bits_however_many_threads_there_are(units, dtype):
+    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", dtype, "cpu", lit=0.1)
+    engine, _ = engine_of(given, 6)
+    engine.run_(order_of(given), DESCENTS[0])
+    first, before = engine._first, numba.get_num_threads()
+    (batch,) = first.parts(len(given.x))
+    delta = torch.randn(len(given.x), units, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    found = []
+    try:
+        for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
+            numba.set_num_threads(threads)
+            weight, u = first.weight.clone(), torch.empty_like(delta)
+            batch.add_gradient(weight, delta, -0.1)()
+            batch.net_inputs(weight, torch.arange(units, dtype=dtype), u)()
+            found += [weight, u]
+    finally:
+        numba.set_num_threads(before)
+    for weight, u in zip(found[::2], found[1::2], strict=True):
+        torch.testing.assert_close([weight, u], found[:2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("why", ["no numba", "no threads", "a compiler that fails"])
+def test_zeros_are_multiplied_where_they_cannot_be_left_out(monkeypatch, caplog, why):
+    if why == "no numba":
+        monkeypatch.setitem(sys.modules, "nnlab.engine.sparse", None)
+    elif why == "no threads":
+        monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
+    else:
+        monkeypatch.setattr(sparse, "net_inputs", lambda *given: 1 / 0)
+    given = problem([40, 6, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", n=54, lit=0.1)
+    order = order_of(given)
+    engine, parameters = engine_of(given, 6)
+    with caplog.at_level("INFO", "nnlab"):
+        engine.run_(order, DESCENTS[0])
+        engine.run_(order, DESCENTS[0])
+    (record,) = [r for r in caplog.records if "zeros" in r.message]
+    assert "takes longer" in record.message
+    assert engine._first is None
+    expected = by_the_loop(given, torch.cat([order, order]), 6, DESCENTS[0])
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
+def test_an_interrupt_keeps_what_was_learnt(monkeypatch):
+    given = problem([40, 6, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", n=60, lit=0.1)
+    order = order_of(given)
+    engine, parameters = engine_of(given, 6)
+    engine.run_(order[:0], DESCENTS[0])
+    gather, chunks = engine._first.samples.gather_, []
+
+    def interrupted(part):
+        chunks.append(part)
+        if len(chunks) == 3:
+            raise KeyboardInterrupt
+        return gather(part)
+
+    engine._first.samples.chunk = 12
+    monkeypatch.setattr(engine._first.samples, "gather_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_(order, DESCENTS[0])
+    expected = by_the_loop(given, order[:24], 6, DESCENTS[0])
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
 @pytest.mark.parametrize("descent", DESCENTS, ids=str)
