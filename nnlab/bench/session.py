@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nnlab.bench.apart import Apart
 from nnlab.bench.compare import hold, words
 from nnlab.bench.machine import device_name, versions
 from nnlab.bench.problem import Images, Learner, load_images, scale
@@ -80,6 +82,10 @@ class Session:
         """Their labels, (N,), on the device."""
         return self.images.train_labels.to(self.device)
 
+    def apart(self, make: Callable[[], Any]) -> Callable[[], Any]:
+        """What makes a learner in a process of its own; a CUDA device serves all of them one by one anyway."""
+        return partial(Apart, make) if self.device.type == "cpu" else make
+
     def row(self, task: str, ours: str, peer: str) -> Row:
         """A row with nothing measured yet."""
         return Row(task, ours, peer, device_name(self.device), torch.get_num_threads(), versions())
@@ -87,7 +93,7 @@ class Session:
     def ours(self, name: str, make: Callable[[], Learner], steps: Tensor, order: Tensor) -> Ours:
         """Make our side, note its results on ``steps``, and warm it up on ``order``."""
         self.tell(f"{name}, warm-up")
-        learner = make()
+        learner = self.apart(make)()
         start = _copies(learner)
         learner.train(steps)
         expected = _copies(learner)
@@ -122,7 +128,8 @@ class Session:
             self.tell(f"{peer.name}, warm-up")
             row = self.row(task, ours.name, peer.name)
             made: list[tuple[float, str, Learner]] = []
-            for way, make in peer.variants.items():
+            for way, make_here in peer.variants.items():
+                make = self.apart(make_here)
                 try:
                     if peer.learns:
                         learner, row.difference = hold(make, steps, ours.expected, ours.start, tolerance)

@@ -29,8 +29,8 @@ def perceptron_epoch(session: Session) -> None:
     found = log.mistakes != 0
 
     def log_of_loop(learner: Learner) -> None:
-        assert isinstance(learner, SampleLoop)
-        if not torch.equal(learner.mistakes != 0, found[: len(of_loop)]):
+        mistakes: torch.Tensor = learner.mistakes  # type: ignore[attr-defined]
+        if not torch.equal(mistakes != 0, found[: len(of_loop)]):
             raise SomethingElseError("it makes other mistakes")
 
     def log_of_scikit_learn(learner: Learner) -> None:
