@@ -35,7 +35,7 @@ class Apart:
 
     def __init__(self, make: Callable[[], Any]) -> None:
         way = "forkserver" if "forkserver" in processes.get_all_start_methods() else "spawn"
-        context = processes.get_context(way)
+        context: Any = processes.get_context(way)
         if way == "forkserver":
             context.set_forkserver_preload(PRELOADED)
         self._connection, theirs = context.Pipe()

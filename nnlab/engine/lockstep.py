@@ -8,13 +8,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab.engine.layout import Known, Limits, Units, from_lanes, measure, narrow, to_lanes, without_zeros
-from nnlab.engine.rule import learn
+from nnlab.engine.layout import Array, Known, Limits, Units, from_lanes, measure, narrow, to_lanes, without_zeros
+from nnlab.engine.rule import learn_in_groups
+from nnlab.engine.threads import as_torch
 from nnlab.networks import PerceptronBank
 from nnlab.ops.perceptron_sample import sample_error
 
-FEW = 4  # units of a small bank
-LANES = 16  # units side by side: two vectors of 64 bytes in float64, one in float32
+LANES = (4, 8, 16)  # units side by side: the least that hold a group, or the most
+
+
+class Groups:
+    """A bank's units in groups of as many, which learn without one another.
+
+    Args:
+        bank: whose.
+        most: groups.
+        limits: of the bank's dtype.
+
+    Attributes:
+        units: all, those of a group behind a further, first index.
+        lanes: P numbers.
+        state: of each group how many samples it has learnt, and whether it has been given the errors of the next.
+    """
+
+    def __init__(self, bank: PerceptronBank, most: int, limits: Limits) -> None:
+        self._bank, self._n_units = bank, len(bank.bias)
+        size = max(LANES[0], -(-self._n_units // most))
+        size = -(-self._n_units // -(-self._n_units // size))  # as equal as can be
+        n_groups = -(-self._n_units // size)
+        self.lanes = tuple(range(next((width for width in LANES if width >= size), LANES[-1])))
+        self._of = [slice(k * size, min((k + 1) * size, self._n_units)) for k in range(n_groups)]
+        length = torch.hypot(torch.linalg.vector_norm(bank.weight.double(), dim=1), bank.bias.double())
+        tensors = *self._tensors(), length.clamp(min=limits.shortest)
+        weight, bias, weight_lag, bias_lag, norm = (self._in_lanes(t) for t in tensors)
+        for units, theta in zip(self._of, bias, strict=True):
+            theta[units.stop - units.start :] = -1  # what is left over are units that are always right
+        norm[~(norm < limits.longest)] = np.inf
+        self.units = Units(weight, bias, weight_lag, bias_lag, norm)
+        self.state = np.zeros((n_groups, 2), np.int64)
+
+    def __getitem__(self, g: int) -> slice:
+        """The units of a group."""
+        return self._of[g]
+
+    def now(self) -> tuple[Tensor, Tensor]:
+        """Weight, (K, I), and bias, (K,), as they are now."""
+        return self._from_lanes(self.units.weight), self._from_lanes(self.units.bias)
+
+    def store_(self) -> None:
+        """Give the bank what its units have learnt."""
+        for tensor, array in zip(self._tensors(), self.units[:4], strict=True):
+            tensor.copy_(self._from_lanes(array))
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._bank.weight, self._bank.bias, self._bank.weight_lag, self._bank.bias_lag
+
+    def _in_lanes(self, tensor: Tensor) -> Array:
+        """(K, …) as (groups, …)."""
+        return np.stack([to_lanes(tensor[units], len(self.lanes)).numpy() for units in self._of])
+
+    def _from_lanes(self, array: Array) -> Tensor:
+        """The reverse, in memory of its own."""
+        tensor = torch.from_numpy(array)
+        return torch.cat([from_lanes(t, u.stop - u.start) for t, u in zip(tensor, self._of, strict=True)])
 
 
 class Lockstep:
@@ -34,47 +90,42 @@ class Lockstep:
         rows = without_zeros(images)
         measure(images, length)
         self._rows, self._known = rows._replace(value=narrow(rows.value)), Known(length, wanted.contiguous().numpy())
-        self._lanes = tuple(range(FEW if n_units <= FEW else LANES))
         info = torch.finfo(x.dtype)
         longest = info.max / 4 / float(length.max(initial=1.0))
         self._limits = Limits(info.eps, info.tiny, info.max / 4, math.sqrt(n_features * info.tiny), longest)
 
     def run_(self, order: Tensor, lr: float) -> Tensor:
-        """Learn x[order] in place; the errors, (n, K). Where it is interrupted, the bank is as some sample left it."""
+        """Learn x[order] in place; the errors, (n, K).
+
+        The units are divided among as many threads as torch uses. Where it is interrupted, the bank is as the last
+        sample left it that all its units have met at that time, or as it was before where they have met different ones.
+        """
         bank = self._bank
         errors = torch.zeros(len(order), len(bank.bias), dtype=bank.bias.dtype)
-        units, state = self._load(), np.zeros(2, np.int64)
-        number = units.bias.dtype.type
+        number = errors.numpy().dtype.type
         how = number(lr), number(2 if bank.bipolar else 1), int(bank.n_samples)
-        numbers, samples = order.contiguous().numpy(), (self._rows, self._known)
-        given = *samples, numbers, how, units, self._lanes, self._limits, errors.numpy(), state
-        try:
-            while learn(*given):
-                position = int(state[0])
-                errors[position] = self._judge(int(order[position]), units)
-                state[1] = 1
-        finally:
-            for tensor, array in zip(self._tensors(), units[:4], strict=True):
-                tensor.copy_(from_lanes(torch.from_numpy(array), len(tensor)))
-            bank.n_samples += int(state[0])
+        with as_torch() as threads:
+            groups = Groups(bank, threads, self._limits)
+            samples = self._rows, self._known, order.contiguous().numpy(), how
+            given = *samples, groups.units, groups.lanes, self._limits, errors.numpy(), groups.state
+            try:
+                while True:
+                    learn_in_groups(*given)
+                    behind = [g for g, (learnt, _) in enumerate(groups.state.tolist()) if learnt < len(order)]
+                    if not behind:
+                        break
+                    for g in behind:
+                        position = int(groups.state[g, 0])
+                        errors[position, groups[g]] = self._judge(int(order[position]), groups, g)
+                        groups.state[g, 1] = 1
+            finally:
+                learnt = set(groups.state[:, 0].tolist())
+                if len(learnt) == 1:
+                    groups.store_()
+                    bank.n_samples += learnt.pop()
         return errors
 
-    def _judge(self, n: int, units: Units) -> Tensor:
-        """The errors of one sample by the sequential rule, (K,)."""
-        weight, bias = torch.empty_like(self._bank.weight), torch.empty_like(self._bank.bias)
-        weight.copy_(from_lanes(torch.from_numpy(units.weight), len(weight)))
-        bias.copy_(torch.from_numpy(units.bias[: len(bias)]))
-        return sample_error(self._x[n], self._bank.desired(self._labels[n : n + 1])[0], weight, bias, self._bank.g)
-
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self._bank.weight, self._bank.bias, self._bank.weight_lag, self._bank.bias_lag
-
-    def _load(self) -> Units:
-        """The bank's state of now; the lanes that are left over are units that are always right."""
-        weight, bias, weight_lag, bias_lag = (to_lanes(t, len(self._lanes)).numpy() for t in self._tensors())
-        bias[len(self._bank.bias) :] = -1
-        norm = np.zeros(len(bias))
-        length = torch.hypot(torch.linalg.vector_norm(self._bank.weight.double(), dim=1), self._bank.bias.double())
-        norm[: len(length)] = length.clamp(min=self._limits.shortest)
-        norm[~(norm < self._limits.longest)] = np.inf
-        return Units(weight, bias, weight_lag, bias_lag, norm)
+    def _judge(self, n: int, groups: Groups, g: int) -> Tensor:
+        """The errors of a group for one sample by the sequential rule, computed as for all units: so it rounds."""
+        desired = self._bank.desired(self._labels[n : n + 1])[0]
+        return sample_error(self._x[n], desired, *groups.now(), self._bank.g)[groups[g]]

@@ -11,8 +11,9 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import prange
 
-from nnlab.engine.layout import Array, Known, Limits, Rows, Units, compiled
+from nnlab.engine.layout import Array, Known, Limits, Rows, Units, compiled, compiled_in_parallel
 from nnlab.engine.vectors import AHEAD, fetch, scores, subtract
 
 ROW = (1,)  # a vector makes a row
@@ -81,30 +82,30 @@ def learn(
     known: Known,
     order: Array,
     how: Any,
+    group: int,
     units: Units,
     lanes: Any,
     limits: Limits,
     errors: Array,
     state: Array,
-) -> bool:
-    """Learn the samples order[state[0]:], up to the first that has a score of uncertain sign.
+) -> None:
+    """Let a group of units learn the samples order[state[0]:], up to the first that has a score of uncertain sign.
 
     Args:
         rows: the samples.
         known: what else is known of them.
         order: their numbers, (n,).
         how: η and g(1) − g(−1), in x's dtype, and the samples learnt before order[0].
-        units: what is changed.
+        group: number of its first unit.
+        units: the group, which is changed.
         lanes: P numbers.
         limits: of x's dtype.
-        errors: (n, K), where they are written; 0 from state[0] on.
+        errors: of the group, (n, K), where they are written; 0 from state[0] on.
         state: how many of ``order`` are learnt; 1 where the errors of the next have been given, else 0.
-
-    Returns:
-        whether there was such a sample.
     """
     lr, gap, before = how
     u, step, late = np.zeros_like(units.bias), np.zeros_like(units.bias), np.zeros_like(units.bias)
+    given, state[1] = state[1] != 0, 0
     for position in range(state[0], len(order)):
         if position + AHEAD < len(order):
             n = order[position + AHEAD]
@@ -113,9 +114,10 @@ def learn(
         n = order[position]
         feature = rows.feature[rows.where[n] : rows.where[n] + rows.terms[n]]
         value = rows.value[rows.first[n] : rows.first[n] + rows.terms[n]]
-        wanted, length = known.wanted[n], known.length[n]
+        wanted, length = known.wanted[n] - group, known.length[n]
+        wanted = wanted if wanted < errors.shape[1] else -1
         error, slack = errors[position], 2.02 * gamma(rows.terms[n] + 2, limits.eps)
-        if state[1] == 0:
+        if not given:
             for part in range(len(units.weight)):
                 scores(u[part * len(lanes) :], units.weight[part], feature, value, lanes, ROW)
             right = True
@@ -123,12 +125,12 @@ def learn(
                 u[k] += units.bias[k]
                 right &= (u[k] if k == wanted else -u[k]) > slack * length * units.norm[k]
             if right:
-                state[0] = position + 1
                 continue
             if not judge(rows, n, wanted, u, slack * length, gap, units, limits, error):
-                return True
+                state[0] = position
+                return
         else:
-            state[1], u[:] = 0, 0
+            given, u[:] = False, 0
         for k in range(len(error)):
             step[k] = lr * error[k]
             late[k] = units.bias.dtype.type(before + position) * step[k]
@@ -142,5 +144,36 @@ def learn(
         for part in range(len(units.weight)):
             subtract(step[part * len(lanes) :], units.weight[part], feature, value, lanes, ROW)
             subtract(late[part * len(lanes) :], units.weight_lag[part], feature, value, lanes, ROW)
-        state[0] = position + 1
-    return False
+    state[0] = len(order)
+
+
+@compiled_in_parallel
+def learn_in_groups(
+    rows: Rows,
+    known: Known,
+    order: Array,
+    how: Any,
+    groups: Units,
+    lanes: Any,
+    limits: Limits,
+    errors: Array,
+    state: Array,
+) -> None:
+    """Let groups of units learn at the same time, for none needs to know of the others.
+
+    Args:
+        rows: see ``learn``, as of all that is not said here.
+        known: likewise.
+        order: likewise.
+        how: likewise.
+        groups: all units, those of a group behind a further, first index, and as many in each but the last.
+        lanes: likewise.
+        limits: likewise.
+        errors: of all units, (n, K).
+        state: of each group.
+    """
+    size = -(-errors.shape[1] // len(state))
+    for g in prange(len(state)):
+        units = Units(groups.weight[g], groups.bias[g], groups.weight_lag[g], groups.bias_lag[g], groups.norm[g])
+        own = errors[:, g * size : (g + 1) * size]
+        learn(rows, known, order, how, g * size, units, lanes, limits, own, state[g])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from nnlab.engine.layout import Array, Rows, from_lanes, to_lanes, without_zeros
 from nnlab.engine.products import LANES, net_inputs, subtract_gradient
 from nnlab.engine.samples import CHUNK_BATCHES, Samples
+from nnlab.engine.threads import as_torch, safe
 
 NARROW, WIDE = 32, 64  # units side by side: of so few that one row would hold them all, half as many
 
@@ -111,8 +111,7 @@ class SparseFirst:
     """
 
     def __init__(self, samples: Samples, x: Tensor, weight: Tensor) -> None:
-        numba.get_num_threads()  # starts them
-        if numba.threading_layer() == "workqueue":
+        if not safe():
             raise RuntimeError("numba found neither OpenMP nor TBB")
         self._n_units = len(weight)
         width = NARROW if self._n_units <= WIDE else WIDE
@@ -128,21 +127,16 @@ class SparseFirst:
 
     @contextmanager
     def holding(self, parameters: Sequence[Tensor], velocity: Sequence[Tensor]) -> Iterator[None]:
-        """Take over the weight, (O, I), and its v where there is momentum, and put them back in the end.
-
-        As many threads share the work as torch uses: the same ones, where numba's are OpenMP's.
-        """
+        """Take over the weight, (O, I), and its v where there is momentum, and put them back in the end."""
         pairs = [(p, given[0]) for p, given in ((self.weight, parameters), (self.velocity, velocity)) if given]
-        threads = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        for packed, own in pairs:
+            packed.copy_(to_lanes(own, packed.shape[2]))
         try:
-            for packed, own in pairs:
-                packed.copy_(to_lanes(own, packed.shape[2]))
-            yield
+            with as_torch():
+                yield
         finally:  # what was learnt before an interrupt is kept
             for packed, own in pairs:
                 own.copy_(from_lanes(packed, len(own)))
-            numba.set_num_threads(threads)
 
     def parts(self, size: int) -> Sequence[SparseBatch]:
         """All samples, ``size`` at a time."""
