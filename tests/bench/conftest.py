@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnlab.bench.problem import MLPProblem, PerceptronProblem
+from nnlab.bench.session import Session
 from tests.training.runs import small_data_set
 
 
@@ -38,3 +39,9 @@ def mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch.compile traces runs without the C++ compiler's minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All contestants in this process."""
+    monkeypatch.setattr(Session, "apart", lambda session, make: make)

@@ -14,6 +14,8 @@ from nnlab.bench.command import LONG, TASKS, main
 from nnlab.bench.tasks import MEASURE, accuracy, growth, imports
 from tests.training.runs import nnlab
 
+pytestmark = pytest.mark.usefixtures("here")
+
 KEYS = {"task", "ours", "peer", "ours_seconds", "peer_seconds", "ratio", "device", "threads", "versions", "repeats"}
 MLP_PEERS = (
     *("eager", "compile", "scikit-learn", "JAX", "Lightning + DataLoader, as", "Lightning + DataLoader of"),

@@ -14,6 +14,8 @@ from nnlab.bench.session import Peer, Session
 from nnlab.bench.stopwatch import Contestant, race
 from tests.bench.conftest import mlp_problem
 
+pytestmark = pytest.mark.usefixtures("here")
+
 CPU = torch.device("cpu")
 
 
