@@ -21,6 +21,11 @@ class OwnClock(Engine):
         return 7.0
 
 
+class Slow(Engine):
+    def train(self, order):
+        time.sleep(0.2)
+
+
 class Stubborn(Engine):
     """It fails, or its process does."""
 
@@ -60,6 +65,19 @@ def test_a_perceptrons_mistakes_are_told():
 def test_a_clock_of_its_own_counts():
     problem = mlp_problem(torch.float32)
     assert Apart(partial(OwnClock, problem)).epoch(problem.order(1)) == 7
+
+
+def test_the_clock_over_there_runs_while_it_learns():
+    problem = mlp_problem(torch.float32)
+    assert 0.2 <= Apart(partial(Slow, problem)).epoch(problem.order(1)) < 5
+
+
+def test_what_is_told_is_a_copy():
+    problem = mlp_problem(torch.float64)
+    apart = Apart(partial(Engine, problem))
+    told = apart.parameters()
+    apart.train(problem.order(1))
+    torch.testing.assert_close(told, [p.detach() for p in problem.network().parameters()])
 
 
 def test_errors_are_raised_here():

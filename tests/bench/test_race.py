@@ -12,6 +12,7 @@ from nnlab.bench.peers.torch_mlp import Autograd
 from nnlab.bench.rows import Row, Spread
 from nnlab.bench.session import Peer, Session
 from nnlab.bench.stopwatch import Contestant, race
+from nnlab.bench.tasks.accuracy import Attempts, Split
 from tests.bench.conftest import mlp_problem
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -155,3 +156,17 @@ def test_of_several_ways_the_quickest_is_timed_and_those_that_fail_are_not():
 
 def test_what_cannot_be_said_in_a_line_is_cut():
     assert words(RuntimeError("")) == "not timed: RuntimeError"
+
+
+def test_time_to_98_does_not_count_evaluation():
+    def run(split, seed):
+        time.sleep(0.1)
+
+        def accuracy():
+            time.sleep(0.5)
+            return 1.0
+
+        yield accuracy
+
+    x = torch.zeros(1, 1)
+    assert 0.1 <= Attempts(run, Split(x, x, x, x)).seconds(0, 1) < 0.5

@@ -320,6 +320,33 @@ def test_an_interrupted_run_leaves_the_bank_as_a_sample_left_it(monkeypatch, thr
     assert_same(bank, by_the_rule(twin, x[order], labels[order], 0.1)[1])
 
 
+def test_a_run_that_is_interrupted_with_units_at_different_samples_leaves_the_bank_as_it_was(monkeypatch):
+    from nnlab.engine import lockstep
+
+    # sample 2 ties for the units of the second group alone: their weights cancel but for rounding
+    x = torch.tensor([[0.1, 0.3], [0.3, 0.1], [0.7, 2.1], [0.2, 0.5]], dtype=torch.float64)
+    weight = torch.tensor([[1.0, 1.0]] * 4 + [[0.9, -0.3]] * 4, dtype=torch.float64)
+    bank, before = a_bank(weight, torch.zeros(8, dtype=torch.float64)), torch.get_num_threads()
+    state = {name: value.clone() for name, value in bank.state_dict().items()}
+    loop = perceptron.compiled_loop("cpu")(bank, x, torch.tensor([0, 1, 2, 3]))
+
+    def interrupted(*arguments: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    seen = []
+    groups = lockstep.Groups
+    monkeypatch.setattr(lockstep, "Groups", lambda *given: seen.append(groups(*given)) or seen[-1])
+    monkeypatch.setattr(lockstep, "sample_error", interrupted)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_(torch.tensor([2, 0, 1, 3]), 1e-3)
+    finally:
+        torch.set_num_threads(before)
+    assert seen[0].state[:, 0].tolist() == [4, 0]
+    assert_same(bank, state)
+
+
 def test_an_interrupted_run_in_tensor_operations_does_so_too(device, monkeypatch):
     monkeypatch.setattr(perceptron, "compiled_loop", lambda device: None)
     monkeypatch.setattr(perceptron, "CHUNK", 8)
