@@ -83,19 +83,33 @@ def compiled_in_parallel(function: Any) -> Any:
     return compiled(function, parallel=True)
 
 
-def without_zeros(x: Array) -> Rows:
+def rows_of(x: Array) -> Rows:
     """Samples, (N, I), without their zeros where these are half of all numbers or more."""
+    if 2 * np.count_nonzero(x) <= x.size:
+        return without_zeros(x)
     n, n_features = x.shape
-    terms = np.empty(n, np.int64)
+    return Rows(
+        np.arange(n) * n_features,
+        np.zeros(n, np.int64),
+        np.full(n, n_features),
+        np.arange(n_features, dtype=_kind(n_features)),
+        x.ravel(),
+    )
+
+
+def without_zeros(x: Array) -> Rows:
+    """Samples, (N, I), without their zeros, so that a value and its feature stand at the same place."""
+    terms = np.empty(len(x), np.int64)
     count(x, terms)
-    kind = np.uint16 if n_features <= 1 << 16 else np.uint32
-    if 2 * terms.sum() > x.size:
-        first, where, feature = np.arange(n) * n_features, np.zeros(n, np.int64), np.arange(n_features, dtype=kind)
-        return Rows(first, where, np.full(n, n_features), feature, x.ravel())
     first = np.cumsum(terms) - terms
-    feature, value = np.empty(terms.sum() + 1, kind), np.zeros(terms.sum() + 1, x.dtype)
+    feature, value = np.empty(terms.sum() + 1, _kind(x.shape[1])), np.zeros(terms.sum() + 1, x.dtype)
     gather(x, first, feature, value)
     return Rows(first, first, terms, feature, value)
+
+
+def _kind(n_features: int) -> Any:
+    """The least type of a feature's number."""
+    return np.uint16 if n_features <= 1 << 16 else np.uint32
 
 
 def narrow(value: Array) -> Array:

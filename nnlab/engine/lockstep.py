@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab.engine.layout import Array, Known, Limits, Units, from_lanes, measure, narrow, to_lanes, without_zeros
+from nnlab.engine.layout import Array, Known, Limits, Units, from_lanes, measure, narrow, rows_of, to_lanes
 from nnlab.engine.rule import learn_in_groups
 from nnlab.engine.threads import as_torch
 from nnlab.networks import PerceptronBank
@@ -87,7 +87,7 @@ class Lockstep:
         n_units, n_features = bank.weight.shape
         wanted = labels if n_units > 1 else labels - 1
         images, length = x.detach().contiguous().numpy(), np.empty(len(x))
-        rows = without_zeros(images)
+        rows = rows_of(images)
         measure(images, length)
         self._rows, self._known = rows._replace(value=narrow(rows.value)), Known(length, wanted.contiguous().numpy())
         info = torch.finfo(x.dtype)

@@ -21,7 +21,7 @@ from nnlab.engine.products import LANES, net_inputs, subtract_gradient
 from nnlab.engine.samples import CHUNK_BATCHES, Samples
 from nnlab.engine.threads import as_torch, safe
 
-NARROW, WIDE = 32, 64  # units side by side: of so few that one row would hold them all, half as many
+WIDTHS = (64, 32, 16)  # units side by side: the most that leave every thread some, or the least
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class SparseFirst:
         if not safe():
             raise RuntimeError("numba found neither OpenMP nor TBB")
         self._n_units = len(weight)
-        width = NARROW if self._n_units <= WIDE else WIDE
+        shares = (width for width in WIDTHS if -(-self._n_units // width) >= torch.get_num_threads())
+        width = next(shares, WIDTHS[-1])
         row = tuple(range(width // len(LANES)))
         self._inputs = SparseInputs(without_zeros(x.contiguous().numpy()), row)
         self.samples = samples.with_inputs(self._inputs)
