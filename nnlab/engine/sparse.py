@@ -107,12 +107,12 @@ class SparseFirst:
         velocity: v of it, (parts, I, P).
 
     Raises:
-        RuntimeError: numba's threads cannot be used from more than one of Python's.
+        RuntimeError: numba's threads cannot be used here, see ``threads.safe``.
     """
 
     def __init__(self, samples: Samples, x: Tensor, weight: Tensor) -> None:
         if not safe():
-            raise RuntimeError("numba found neither OpenMP nor TBB")
+            raise RuntimeError("numba has neither OpenMP's threads nor TBB's here")
         self._n_units = len(weight)
         shares = (width for width in WIDTHS if -(-self._n_units // width) >= torch.get_num_threads())
         width = next(shares, WIDTHS[-1])

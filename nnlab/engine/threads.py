@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,19 +12,35 @@ import torch
 
 
 def safe() -> bool:
-    """Whether numba's threads may be used at all: its last resort ends the process if two of Python's ask for them."""
-    numba.get_num_threads()  # starts them
-    return bool(numba.threading_layer() != "workqueue")
+    """Whether numba's threads may be used at all.
+
+    Its last resort, workqueue, ends the process if two of Python's threads ask for them, and OpenMP ends one that was
+    forked from the process that started them.
+    """
+    return _started_in() == os.getpid() and numba.threading_layer() != "workqueue"
+
+
+@functools.cache
+def _started_in() -> int:
+    """Start numba's threads; the process that did.
+
+    OpenMP then has a default of one thread for each core, and torch goes by that default: what it was is set again.
+    """
+    threads = torch.get_num_threads()
+    numba.get_num_threads()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return os.getpid()
 
 
 @contextmanager
 def as_torch() -> Iterator[int]:
-    """Let numba use as many threads as torch does; how many these are.
+    """Let numba use as many threads as torch does, one where that is not safe; how many these are.
 
     Where numba's are OpenMP's they are the same threads, which do not stand in one another's way.
     """
-    before = numba.get_num_threads()
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) if safe() else 1
+    before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
         yield threads
