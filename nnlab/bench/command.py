@@ -70,6 +70,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         the exit status: 0; 2 after one line on standard error that says what to change; 130 after Ctrl-C, which
         prints what was measured by then.
+
+    Raises:
+        RuntimeError: a mistake of nnlab's own, after what was measured by then is printed.
     """
     try:
         return _run(_parser().parse_args(list(arguments)))
@@ -110,13 +113,13 @@ def _run(options: argparse.Namespace) -> int:
         _ = session.images  # what is wrong with the data is said before anything is measured
     except DataError as error:
         raise _UserError(str(error)) from error
-    complete = _measure(session, tasks, Console(stderr=True))
-    if not complete:
+    stopped = _measure(session, tasks, Console(stderr=True))
+    if stopped:
         session.rows = [row for row in session.rows if row.ratio]
 
     machine = describe(device)
     files: dict[str, Callable[[], object]] = {}
-    text = report.as_json(session.rows, machine, options.quick, complete)
+    text = report.as_json(session.rows, machine, options.quick, complete=not stopped)
     if options.json and options.json != "-":
         files[options.json] = lambda: Path(options.json).write_text(text + "\n", encoding="utf-8")
     if options.markdown:
@@ -134,11 +137,13 @@ def _run(options: argparse.Namespace) -> int:
     for path, write in files.items():
         write()
         screen.print(f"written: {path}", highlight=False)
-    return OK if complete else INTERRUPTED
+    if stopped and not isinstance(stopped, KeyboardInterrupt):
+        raise RuntimeError("a mistake of nnlab's own; what was measured before it is kept") from stopped
+    return INTERRUPTED if stopped else OK
 
 
-def _measure(session: Session, tasks: Sequence[str], console: Console) -> bool:
-    """Run the tasks under a progress display; False where Ctrl-C ended them."""
+def _measure(session: Session, tasks: Sequence[str], console: Console) -> BaseException | None:
+    """Run the tasks under a progress display; what ended them before their time, Ctrl-C or a mistake of our own."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     from nnlab.bench.tasks import MEASURE  # noqa: PLC0415
@@ -157,9 +162,9 @@ def _measure(session: Session, tasks: Sequence[str], console: Console) -> bool:
                 session.tell("starting")
                 MEASURE[name](session)
                 bar.advance(shown)
-        except KeyboardInterrupt:
-            return False
-    return True
+        except (Exception, KeyboardInterrupt) as stop:
+            return stop
+    return None
 
 
 @contextmanager

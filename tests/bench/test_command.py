@@ -168,15 +168,21 @@ def test_a_child_trains_and_tells_its_memory(capsys):
 
 
 @pytest.mark.usefixtures("mnist")
-def test_ctrl_c_prints_what_was_measured(capsys, monkeypatch):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_what_was_measured_is_printed_whatever_ends_it(stop, capsys, monkeypatch):
     monkeypatch.setattr(imports, "seconds", lambda statement: 1.0)
 
-    def interrupted(session):
+    def ended(session):
         session.rows.append(session.row("scaling", "ours", "a peer that was not timed"))
-        raise KeyboardInterrupt
+        raise stop
 
-    monkeypatch.setitem(MEASURE, "scaling", interrupted)
-    assert main(["--only", "import,scaling", "--json"]) == 130
+    monkeypatch.setitem(MEASURE, "scaling", ended)
+    if stop is KeyboardInterrupt:
+        assert main(["--only", "import,scaling", "--json"]) == 130
+    else:
+        with pytest.raises(RuntimeError, match="a mistake of nnlab's own") as found:
+            main(["--only", "import,scaling", "--json"])
+        assert isinstance(found.value.__cause__, stop)
     data = json.loads(capsys.readouterr().out)
     assert data["complete"] is False
     assert [row["task"] for row in data["rows"]] == ["import"]
