@@ -15,6 +15,8 @@ from nnlab.bench.peers.torch_mlp import Autograd
 from nnlab.bench.session import Peer, Session
 from tests.bench.conftest import mlp_problem, perceptron_problem
 
+pytestmark = pytest.mark.slow
+
 
 class OwnClock(Engine):
     def epoch(self, order):

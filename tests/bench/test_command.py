@@ -151,6 +151,7 @@ def test_scaling_fits_an_exponent(capsys, monkeypatch):
     assert "seconds grow as width^1.50, the peer's ^2.00" in widths[-1]["note"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mnist")
 def test_a_child_trains_and_tells_its_memory(capsys):
     from nnlab.bench.session import Session

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 pytest.importorskip("numba")
+pytestmark = pytest.mark.slow
 
 SETUP = """
 import multiprocessing, threading

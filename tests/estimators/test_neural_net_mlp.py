@@ -54,6 +54,7 @@ def test_costs_accuracies_and_weights_are_the_printed_classs(settings):
 
 
 @pytest.mark.mnist
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "MNIST" / "raw").is_dir(), reason=f"no MNIST in {DATA}")
 def test_three_epochs_of_the_chapters_experiment_are_the_printed_classs():
     """Seed 1, 55,000 and 5,000 images of MNIST in [−1, 1], 784-100-10, λ 0.01, η 0.0005, mini-batch 100, float64."""

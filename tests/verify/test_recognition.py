@@ -57,7 +57,6 @@ def draws(fault: str, n: int) -> list[tuple[int, Subject, Backward]]:
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    torch.set_num_threads(1)
     found = []
     for fault in MUTANTS:
         for seed, case, backward in draws(fault, DRAWS):
