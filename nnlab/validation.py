@@ -18,7 +18,11 @@ class ArgumentError(ValueError):
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument} {problem}")
-        self.argument = argument
+        self.argument, self._problem = argument, problem
+
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str]]:
+        """To be raised in another process than the one that found it."""
+        return type(self), (self.argument, self._problem)
 
 
 def check_tensors(**arguments: tuple[Tensor, str]) -> None:

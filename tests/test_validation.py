@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -23,6 +24,12 @@ def zeros(*shape: int, **kwargs) -> torch.Tensor:
 def refused(message: str):
     """One ArgumentError with exactly this message, named after its first word."""
     return pytest.raises(ArgumentError, match=f"^{message}$")
+
+
+def test_an_argument_error_is_the_same_in_another_process():
+    error = ArgumentError("lr", "must be greater than 0")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.argument) == (ArgumentError, str(error), "lr")
 
 
 def test_an_argument_error_knows_its_argument_and_is_a_value_error():

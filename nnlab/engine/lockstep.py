@@ -37,7 +37,7 @@ class Groups:
         size = -(-self._n_units // -(-self._n_units // size))  # as equal as can be
         n_groups = -(-self._n_units // size)
         self.lanes = tuple(range(next((width for width in LANES if width >= size), LANES[-1])))
-        self._of = [slice(k * size, min((k + 1) * size, self._n_units)) for k in range(n_groups)]
+        self._size, self._of = size, [slice(k * size, min((k + 1) * size, self._n_units)) for k in range(n_groups)]
         length = torch.hypot(torch.linalg.vector_norm(bank.weight.double(), dim=1), bank.bias.double())
         tensors = *self._tensors(), length.clamp(min=limits.shortest)
         weight, bias, weight_lag, bias_lag, norm = (self._in_lanes(t) for t in tensors)
@@ -64,8 +64,10 @@ class Groups:
         return self._bank.weight, self._bank.bias, self._bank.weight_lag, self._bank.bias_lag
 
     def _in_lanes(self, tensor: Tensor) -> Array:
-        """(K, …) as (groups, …)."""
-        return np.stack([to_lanes(tensor[units], len(self.lanes)).numpy() for units in self._of])
+        """(K, …) as (groups, …), the last group filled up with units of zeros."""
+        full = tensor.new_zeros(len(self._of) * self._size, *tensor.shape[1:])
+        full[: self._n_units] = tensor
+        return np.stack([to_lanes(units, len(self.lanes)).numpy() for units in torch.split(full, self._size)])
 
     def _from_lanes(self, array: Array) -> Tensor:
         """The reverse, in memory of its own."""

@@ -147,7 +147,7 @@ class MLPEngine:
     def outputs(self) -> Tensor:
         """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
         self._refresh()
-        x, first = self._x, self._first
+        x, first = self._x, self._usable_first()
         outputs, layers = x.new_empty(len(x), len(self._used[-1])), self._layers(False, sparse=first is not None)
         with nullcontext() if first is None else first.holding(self._parameters, ()):
             parts = torch.split(x, AT_ONCE) if first is None else first.parts(AT_ONCE)
@@ -219,6 +219,12 @@ class MLPEngine:
         if not self._looked:
             self._looked = True
             self._first = sparse_first(self._samples, self._x, self._parameters[0])
+        return self._usable_first()
+
+    def _usable_first(self) -> SparseFirst | None:
+        """What is known of it; a forked process does not have the threads that it needs."""
+        if self._first is not None and not self._first.usable():
+            self._first, self._lines = None, {}
         return self._first
 
     def _prepare(self, update: Descent | Update, with_masks: bool) -> None:

@@ -130,7 +130,7 @@ def learn(
                 state[0] = position
                 return
         else:
-            given, u[:] = False, 0
+            given = False  # u is 0: nothing is known of the scores
         for k in range(len(error)):
             step[k] = lr * error[k]
             late[k] = units.bias.dtype.type(before + position) * step[k]

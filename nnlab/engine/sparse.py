@@ -126,6 +126,11 @@ class SparseFirst:
             batch.net_inputs(self.weight, weight[:, 0].contiguous(), u)()
             batch.add_gradient(self.weight, u, 0.0)()
 
+    @staticmethod
+    def usable() -> bool:
+        """Whether this process has the threads for it."""
+        return safe()
+
     @contextmanager
     def holding(self, parameters: Sequence[Tensor], velocity: Sequence[Tensor]) -> Iterator[None]:
         """Take over the weight, (O, I), and its v where there is momentum, and put them back in the end."""

@@ -49,22 +49,24 @@ class Space(NamedTuple):
     z: list[Tensor]  # each hidden layer's output, (N, O)
     delta: list[Tensor]  # each layer's δ, (N, O)
     masks: list[Tensor]  # of each hidden layer, (N, O); empty without dropout
+    masked: list[Tensor]  # each hidden layer's output after dropout, likewise
     ones: Tensor  # (N,)
 
     @staticmethod
     def of(sizes: Sequence[int], n: int, like: Tensor) -> Space:
         """Buffers for n samples in layers of these sizes, of the dtype and on the device of ``like``."""
         z, delta = ([like.new_empty(n, size) for size in sizes[:-1]] for _ in "zδ")
-        return Space(z, [*delta, by_class(like, n, sizes[-1])], [], like.new_ones(n))
+        return Space(z, [*delta, by_class(like, n, sizes[-1])], [], [], like.new_ones(n))
 
     def with_masks(self, wanted: bool) -> Space:
         """The same with room for dropout, or without."""
-        return self._replace(masks=[torch.empty_like(z) for z in self.z] if wanted else [])
+        masks, masked = ([torch.empty_like(z) for z in self.z] if wanted else [] for _ in range(2))
+        return self._replace(masks=masks, masked=masked)
 
     def first(self, n: int) -> Space:
         """The same for fewer samples."""
-        z, delta, masks = ([t[:n] for t in tensors] for tensors in (self.z, self.delta, self.masks))
-        return Space(z, delta, masks, self.ones[:n])
+        z, delta, masks, masked = ([t[:n] for t in tensors] for tensors in self[:-1])
+        return Space(z, delta, masks, masked, self.ones[:n])
 
 
 def propagate(
@@ -94,7 +96,7 @@ def propagate(
         line += ACTIVATE_[name](u)  # eq. 3.2
         z = u
         if space.masks and k < last:
-            z = torch.empty_like(u)
+            z = space.masked[k]
             line.then(torch.mul, u, space.masks[k], out=z)
     delta = space.delta
     line += DIFFERENTIATE_[loss](batch.outputs, batch.target, delta[last])  # the first factor of eq. 3.11

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,17 @@ def safe() -> bool:
 
 @functools.cache
 def _started_in() -> int:
-    """Start numba's threads; the process that did.
+    """Start numba's threads; the process that did, 0 where that is not known.
 
     OpenMP then has a default of one thread for each core, and torch goes by that default: what it was is set again.
     """
+    try:
+        numba.threading_layer()
+    except ValueError:  # they are not started yet
+        pass
+    else:
+        if multiprocessing.parent_process():  # which may have started them before it forked
+            return 0
     threads = torch.get_num_threads()
     numba.get_num_threads()
     if torch.get_num_threads() != threads:

@@ -53,7 +53,9 @@ class _Samples:
         return inputs
 
 
-@pytest.mark.parametrize(("n_units", "most", "sizes"), [(10, 2, [5, 5]), (10, 1, [10]), (9, 2, [5, 4]), (3, 2, [3])])
+@pytest.mark.parametrize(
+    ("n_units", "most", "sizes"), [(10, 2, [5, 5]), (10, 1, [10]), (9, 2, [5, 4]), (3, 2, [3]), (33, 2, [17, 16])]
+)
 def test_lanes_to_spare_hold_units_that_are_always_right(n_units, most, sizes):
     bank = PerceptronBank(6, n_units)
     groups = Groups(bank, most, Limits(2e-16, 2e-308, 4e307, 1e-150, 1e150))

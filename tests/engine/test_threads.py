@@ -16,12 +16,21 @@ SETUP = """
 import multiprocessing, threading
 import torch
 from nnlab import Perceptron
+from nnlab.engine import Descent, MLPEngine, sparsity
 from nnlab.engine.threads import as_torch, safe
 
 x = (torch.rand(60, 40) * (torch.rand(60, 40) < 0.2)).numpy()
 
+sparsity.WORTH = 1
+network = [torch.rand(32, 40), torch.zeros(32), torch.rand(2, 32), torch.zeros(2)]
+engine = MLPEngine(network, ["relu", "identity"], "softmax_cross_entropy", torch.from_numpy(x), torch.arange(60) % 2)
+
 def fit(_=None):
     return Perceptron(n_iter=2).fit(x, x[:, 0] > 0).n_iter_
+
+def train(_=None):
+    run = engine.run_(torch.arange(60), Descent(0.1))
+    return bool(run.outputs.isfinite().all() and engine.outputs().isfinite().all()), engine._first is not None
 """
 
 
@@ -38,10 +47,11 @@ def _printed(code: str, **environment: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_torch_keeps_the_number_of_threads_that_it_was_given():
-    code = """
+@pytest.mark.parametrize("first", ["fit()", "train()"])
+def test_torch_keeps_the_number_of_threads_that_it_was_given(first):
+    code = f"""
         torch.set_num_threads(1)
-        fit()
+        {first}
         print(torch.get_num_threads())
         with as_torch() as threads:
             print(threads)
@@ -64,8 +74,20 @@ def test_two_threads_of_python_may_learn_at_the_same_time_without_a_pool_that_be
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_learns_without_the_threads_that_it_lacks():
     code = """
-        fit()
+        torch.set_num_threads(1)
+        print(fit(), *train())
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            print(safe(), pool.apply(safe), pool.apply(fit))
+            print(pool.apply(safe), pool.apply(fit), *pool.apply(train))
     """
-    assert _printed(code)[1:] == ["False", "2"]
+    assert _printed(code) == ["2", "True", "True", "False", "2", "True", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_does_not_rely_on_threads_that_another_library_started():
+    code = """
+        import numba
+        numba.get_num_threads()
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            print(pool.apply(safe), safe())
+    """
+    assert _printed(code) == ["False", "True"]
