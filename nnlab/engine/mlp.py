@@ -27,7 +27,7 @@ class Run(NamedTuple):
     """What a run met, each sample and each weight before the step that it was part of.
 
     Attributes:
-        outputs: the network's, in the order of the run, (n, K).
+        outputs: the network's, in the order of the run, (n, K), those of a class side by side in memory.
         penalties: λ/2 Σ w² at each step, (steps,).
     """
 
@@ -130,7 +130,7 @@ class MLPEngine:
         self._prepare(update, masks is not None)
         first = self._sparse_first() if isinstance(update, Descent) else None
         samples = self._samples if first is None else first.samples
-        outputs, penalties = [samples.outputs[:0]], [samples.penalties[:0]]
+        by_class, penalties = [samples.outputs[:0].T], [samples.penalties[:0]]
         with nullcontext() if first is None else first.holding(self._parameters, self.velocity):
             for part in torch.split(order, samples.chunk) if len(order) else ():
                 batches = samples.gather_(part)
@@ -139,9 +139,9 @@ class MLPEngine:
                     self._recorder.run((len(part), update), lines)
                 else:
                     self._run_with_host(lines, batches, masks)
-                outputs.append(samples.outputs[: len(part)].clone())
+                by_class.append(samples.outputs[: len(part)].T.clone())
                 penalties.append(samples.penalties[: len(batches)].clone())
-        return Run(torch.cat(outputs), torch.cat(penalties) * (self._l2 / 2))
+        return Run(torch.cat(by_class, 1).T, torch.cat(penalties) * (self._l2 / 2))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:

@@ -88,11 +88,18 @@ class Classifier(L.LightningModule, ABC):
             logits = self.logits(x)
             self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
 
-    def measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch, and its loss summed over its samples, into the figures of a stage; or mini-batches together."""
+    def measure(self, stage: str, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        """Take samples into the figures of a stage: a mini-batch, or several together.
+
+        Args:
+            stage: "train", "val" or "test".
+            loss: summed over a mini-batch's samples, a scalar, or that of each mini-batch, (m,).
+            predicted: logits, (N, K), or the labels that they predict, (N,).
+            labels: (N,).
+        """
         self.metric(f"{stage}_loss").update(loss, len(labels))
         if len(labels):
-            self.metric(f"{stage}_acc").update(logits, labels)
+            self.metric(f"{stage}_acc").update(predicted, labels)
 
     def log_epoch(self, stage: str) -> None:
         """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""
