@@ -8,7 +8,7 @@ look, and after it every counter is moved by what Lightning does not know of.
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-WORK = 20e9  # floating-point operations after which Ctrl-C, the clock and the progress bar have their turn
+WORK = 40e9  # floating-point operations, half a second or so, after which Ctrl-C, the clock and the bar have their turn
 STEP = 5e6  # what a step costs besides, at the same speed
 
 
