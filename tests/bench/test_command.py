@@ -47,6 +47,7 @@ def test_every_task_has_its_words_and_its_function():
 
 
 @pytest.mark.usefixtures("mnist", "uncompiled", "no_child")
+@pytest.mark.slow
 def test_an_epoch_against_all(capsys, tmp_path):
     files = [tmp_path / name for name in ("bench.json", "bench.md", "bench.png")]
     flags = [f"--{flag}={file}" for flag, file in zip(("json", "markdown", "plot"), files, strict=True)]
@@ -79,6 +80,7 @@ def test_an_epoch_against_all(capsys, tmp_path):
 
 
 @pytest.mark.usefixtures("mnist", "uncompiled", "no_child")
+@pytest.mark.slow
 def test_without_jax_its_row_says_so(capsys, monkeypatch):
     for name in ("jax", "nnlab.bench.peers.jax_mlp"):
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -256,6 +256,7 @@ def test_refusals(draw: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_pyplot_is_not_imported_until_a_figure_is_asked_for() -> None:
     code = (
         "import sys; from matplotlib.figure import Figure; from nnlab.displays import ActivationDisplay;"

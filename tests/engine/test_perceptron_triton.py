@@ -54,5 +54,6 @@ def test_interpreted_it_equals_the_rule(tmp_path):
     assert redone > 0
 
 
+@pytest.mark.slow
 def test_it_compiles_and_fuses_no_product_with_a_difference(tmp_path):
     assert run(tmp_path, "-c", COMPILE).strip() == "fused: 0"

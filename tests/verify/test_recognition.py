@@ -11,6 +11,8 @@ from nnlab.verify.backprop import Backward, Steps, backward_of
 from nnlab.verify.mutants import MUTANTS
 from nnlab.verify.subjects import KINDS, Subject, subject
 
+pytestmark = pytest.mark.slow
+
 DRAWS = 3
 BASE = 20_000  # of the seeds
 NOT_IN_ONE_CALL = {"at-zero", "stale-cache", "not-zeroed", "in-place", "random"}
