@@ -18,6 +18,7 @@ from nnlab.bench.problem import Images, Learner, load_images, scale
 from nnlab.bench.rows import Row
 from nnlab.bench.stopwatch import Contestant, Pair, race, synchronise
 
+QUICK = 3  # repeats where little is to be measured
 STEPS = 30  # made by all before anything is timed
 TOLERANCE = 1e-3  # of the way that the weights came in them: rounding is a thousand times finer, a mistake coarser
 
@@ -150,8 +151,8 @@ class Session:
         return pairs
 
     def race(self, pairs: Sequence[Pair], repeats: int, order: Callable[[int], Tensor]) -> None:
-        """Time all by turns, see there."""
-        race(pairs, repeats, order, self.tell)
+        """Time all by turns, see there; at most ``QUICK`` times where little is to be measured."""
+        race(pairs, min(repeats, QUICK) if self.quick else repeats, order, self.tell)
 
 
 def _warm(learner: Learner, order: Tensor, timed: bool) -> float:

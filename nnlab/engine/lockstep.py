@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnlab.engine.layout import Array, Known, Limits, Units, from_lanes, measure, narrow, rows_of, to_lanes
-from nnlab.engine.rule import learn_alone, learn_in_groups
+from nnlab.engine.rule import learn, learn_in_groups
 from nnlab.engine.threads import as_torch
 from nnlab.networks import PerceptronBank
 from nnlab.ops.perceptron_sample import sample_error
@@ -108,12 +109,15 @@ class Lockstep:
         how = number(lr), number(2 if bank.bipolar else 1), int(bank.n_samples)
         with as_torch() as threads:
             groups = Groups(bank, threads, self._limits)
-            learn = learn_in_groups if threads > 1 else learn_alone
             samples = self._rows, self._known, order.contiguous().numpy(), how
-            given = *samples, groups.units, groups.lanes, self._limits, errors.numpy(), groups.state
+            rest = groups.lanes, self._limits, errors.numpy()
+            go_on = partial(learn_in_groups, *samples, groups.units, *rest, groups.state)
+            if threads == 1:  # a single group, and none of numba's threads
+                units = Units(*(array[0] for array in groups.units))
+                go_on = partial(learn, *samples, 0, units, *rest, groups.state[0])
             try:
                 while True:
-                    learn(*given)
+                    go_on()
                     behind = [g for g, (learnt, _) in enumerate(groups.state.tolist()) if learnt < len(order)]
                     if not behind:
                         break

@@ -177,20 +177,3 @@ def learn_in_groups(
         units = Units(groups.weight[g], groups.bias[g], groups.weight_lag[g], groups.bias_lag[g], groups.norm[g])
         own = errors[:, g * size : (g + 1) * size]
         learn(rows, known, order, how, g * size, units, lanes, limits, own, state[g])
-
-
-@compiled
-def learn_alone(
-    rows: Rows,
-    known: Known,
-    order: Array,
-    how: Any,
-    groups: Units,
-    lanes: Any,
-    limits: Limits,
-    errors: Array,
-    state: Array,
-) -> None:
-    """The same for a single group that holds all units, without any threads of numba's."""
-    units = Units(groups.weight[0], groups.bias[0], groups.weight_lag[0], groups.bias_lag[0], groups.norm[0])
-    learn(rows, known, order, how, 0, units, lanes, limits, errors, state[0])

@@ -289,6 +289,16 @@ def test_dropout_masks_what_they_mask_in_the_pure_operations(device, descent, by
     assert (run.outputs - plain.outputs).norm() > 0.1 * plain.outputs.norm()
 
 
+def test_all_steps_share_what_dropout_is_computed_in():
+    given = problem([7, 5, 4, 3], ["relu", "tanh", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
+    engine, _ = engine_of(given, 6)
+    engine.run_(order_of(given), Descent(0.1), lambda n: [given.x.new_ones(n, units) for units in (5, 4)])
+    operations = [operation for line in engine._lines.values() for operation in line]
+    written = [each.keywords["out"].data_ptr() for each in operations if getattr(each, "func", None) is torch.mul]
+    assert len(written) == 2 * len(engine._lines) > 2
+    assert len(set(written)) == 2
+
+
 @pytest.mark.parametrize("descent", DESCENTS, ids=str)
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("loss", LOSSES)

@@ -56,7 +56,7 @@ def test_torch_keeps_the_number_of_threads_that_it_was_given(first):
         with as_torch() as threads:
             print(threads)
     """
-    assert _printed(code) == ["1", "1"]
+    assert _printed(code, NUMBA_NUM_THREADS="2") == ["1", "1"]
 
 
 def test_two_threads_of_python_may_learn_at_the_same_time_without_a_pool_that_bears_it():

@@ -109,4 +109,4 @@ def estimator_epoch(session: Session) -> None:
     ]
     ours = session.ours("NeuralNetMLP.fit and its evaluation", partial(Estimator, problem), steps, order)
     pairs = session.admit("estimator_epoch", ours, peers, steps, order)
-    session.race(pairs, 3 if session.quick else 11, lambda repeat: problem.order(2 + repeat))
+    session.race(pairs, 11, lambda repeat: problem.order(2 + repeat))

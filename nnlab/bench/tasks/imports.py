@@ -36,4 +36,4 @@ def import_time(session: Session) -> None:
     ours, theirs = importing(OURS), importing(THEIRS)  # whose files are in the system's cache: this process read them
     row = session.row("import", OURS, THEIRS)
     session.rows.append(row)
-    session.race([(row, ours, theirs)], 3 if session.quick else 7, lambda repeat: torch.zeros(1))
+    session.race([(row, ours, theirs)], 7, lambda repeat: torch.zeros(1))

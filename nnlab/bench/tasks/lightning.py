@@ -19,7 +19,7 @@ def lightning_epoch(session: Session) -> None:
     ours = session.ours("LitMLP under Lightning's Trainer", partial(_lit, problem), order, order)
     peers = [Peer("bare engine", {"": partial(Engine, problem)})]
     pairs = session.admit("lightning_epoch", ours, peers, order, order, compared="weights after one epoch")
-    session.race(pairs, 3 if session.quick else 11, lambda repeat: problem.order(2 + repeat))
+    session.race(pairs, 11, lambda repeat: problem.order(2 + repeat))
 
 
 def _lit(problem: MLPProblem) -> Learner:

@@ -76,7 +76,7 @@ def mlp_epoch(session: Session) -> None:
     ours = session.ours("engine, the chapter's mathematics, float64", partial(Engine, chapter64), steps, order)
     in_float64 = session.row("mlp_epoch", ours.name, ours.name)  # of which the NumPy row tells
     pairs.append((in_float64, ours.contestant, ours.contestant))
-    session.race(pairs, 3 if session.quick else 13, lambda repeat: problem.order(2 + repeat))
+    session.race(pairs, 13, lambda repeat: problem.order(2 + repeat))
     for row, _, peer in pairs:
         if peer.name == numpys[0].name and in_float64.ours_seconds:
             row.note = f"ours in float64 takes {in_float64.ours_seconds.median:.3f} s"
@@ -95,4 +95,4 @@ def mlp_wide(session: Session) -> None:
     if n < len(session.x):
         for row, _, _ in pairs:
             row.note = f"both on {n:,} of {len(session.x):,} samples"
-    session.race(pairs, 3 if session.quick else 5, lambda repeat: problem.order(2 + repeat))
+    session.race(pairs, 5, lambda repeat: problem.order(2 + repeat))

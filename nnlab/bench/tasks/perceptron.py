@@ -51,4 +51,4 @@ def perceptron_epoch(session: Session) -> None:
         ours = replace(shorter, contestant=ours.contestant)
     loop = Peer("per-sample torch loop", {"": partial(SampleLoop, problem)}, len(of_loop), check=log_of_loop)
     pairs += session.admit("perceptron_epoch", ours, [loop], of_loop, order, 0.0, exact)
-    session.race(pairs, 3 if session.quick else 9, lambda repeat: order)
+    session.race(pairs, 9, lambda repeat: order)
