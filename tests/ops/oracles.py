@@ -139,7 +139,7 @@ SIZES = {"N": 5, "I": 3, "O": 2, "K": 4}
 
 
 def good_arguments(function: Callable[..., Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Arguments by name that the function accepts: tensors of the sizes above, where a letter does not say otherwise."""
+    """Arguments by name that the function accepts: tensors of the sizes above, labels, and 0.5 for a number."""
     hints = typing.get_type_hints(function, include_extras=True)
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -150,7 +150,10 @@ def good_arguments(function: Callable[..., Any], dtype: torch.dtype, device: tor
             shape, *checks = typing.get_args(hint)[1:]
             shape = "N O" if shape == "..." else shape
             values = torch.randn([SIZES[letter] for letter in shape.split()], dtype=torch.float64)
-            arguments[name] = ((values > 0) if checks else values).to(device, dtype)  # targets are 0 and 1, as weights
+            if checks:  # a target or sample weights: 0 and 1
+                values = (values > 0).double()
+                values[0] = 1.0
+            arguments[name] = values.to(device, dtype)
         elif parameter.default is inspect.Parameter.empty:
             arguments[name] = 0.5
     return arguments
