@@ -363,9 +363,9 @@ FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarni
 def test_a_second_derivative_is_an_error(way: str) -> None:
     x, message = torch.randn(5, 3, dtype=torch.float64), r"once differentiable, in reverse mode: for .* network\(x\)"
     for name, function in scalars().items():
+        print(name)  # which pytest shows if this one gives something
         with pytest.raises(RuntimeError, match=message):
             SECOND_DERIVATIVES[way](function, x)
-            pytest.fail(f"{name} by {way} gave something")
 
 
 @FORWARD_MODE
