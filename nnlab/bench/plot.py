@@ -23,15 +23,11 @@ class RatiosDisplay(Display):
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [(row, row.ratio) for row in rows if row.ratio and row.repeats and row.task != "scaling"]
-
-    def _tasks(self) -> list[str]:
-        return list(dict.fromkeys(row.task for row, _ in self.rows))
-
-    def _size(self) -> tuple[float, float]:
-        return 8.0, 0.8 + LINE * max(1, len(self.rows) + len(self._tasks()))
+        self.tasks = list(dict.fromkeys(row.task for row, _ in self.rows))
+        self.size = 8.0, 0.8 + LINE * max(1, len(self.rows) + len(self.tasks))
 
     def _draw(self, ax: Axes) -> None:
-        tasks = self._tasks()
+        tasks = self.tasks
         y, places, labels = 0, [], []
         for task in tasks:
             places.append(y)

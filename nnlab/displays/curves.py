@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from nnlab.displays.style import COLORS, INK, SMALL, Display, fitted_attribute, new_axes, style_axes, to_array
 from nnlab.validation import ArgumentError
 
+UPDATES = "updates (misclassified samples)"
+RING: dict[str, Any] = {"color": INK, "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
 MARKED = 30  # a line of at most so many epochs has a marker at each
 LOG_FROM = 10  # the cost has a logarithmic axis if it falls by this factor: the first epochs would flatten the others
 
@@ -26,13 +28,7 @@ class ErrorsPerEpochDisplay(Display):
         title: above the picture.
     """
 
-    def __init__(
-        self,
-        *,
-        errors: ArrayLike,
-        label: str = "updates (misclassified samples)",
-        title: str = "Updates in each epoch",
-    ) -> None:
+    def __init__(self, *, errors: ArrayLike, label: str = UPDATES, title: str = "Updates in each epoch") -> None:
         self.errors = _series("errors", errors)
         self.label, self.title = label, title
 
@@ -81,6 +77,7 @@ class TrainingCurvesDisplay(Display):
     """
 
     ax_: list[Axes]
+    size = (4.8, 3.6)  # of each panel
 
     def __init__(
         self,
@@ -149,7 +146,7 @@ class TrainingCurvesDisplay(Display):
         panels = [
             _Panel("cost", self.label, "{:.4g}", np.argmin, self.cost, self.valid_cost),
             _Panel("accuracy", "accuracy [%]", "{:.2f}%", np.argmax, train_acc, valid_acc),
-            _Panel("updates", "updates (misclassified samples)", "{:,.0f}", np.argmin, self.updates, None),
+            _Panel("updates", UPDATES, "{:,.0f}", np.argmin, self.updates, None),
         ]
         return [panel for panel in panels if panel.train is not None or panel.valid is not None]
 
@@ -160,7 +157,7 @@ class TrainingCurvesDisplay(Display):
             ArgumentError: not one of the given axes for each panel.
         """
         panels = self._panels()
-        axes = new_axes(len(panels), 4.8, 3.6) if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
+        axes = new_axes(len(panels), *self.size) if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
         if len(axes) != len(panels):
             raise ArgumentError("ax", f"must be {len(panels)} axes, for {', '.join(self.panels)}; got {len(axes)}")
         for panel, axis in zip(panels, axes, strict=True):
@@ -171,27 +168,25 @@ class TrainingCurvesDisplay(Display):
     def _draw_panel(self, panel: _Panel, ax: Axes) -> None:
         drawn = []
         for k, (stage, values) in enumerate(((self.training, panel.train), ("validation", panel.valid))):
-            if values is None:
+            known = () if values is None else np.flatnonzero(np.isfinite(values))
+            if len(known) == 0:
                 continue
-            known = np.isfinite(values)
             x, y = self.epochs[known], values[known]
-            drawn.append(y)
-            end = f": {panel.text.format(y[-1])} at the end" if len(y) else ""
-            _line(ax, x, y, k, stage + end)
-            if stage == "validation" and len(y):
-                best = int(panel.best(y))
+            drawn.extend(y)
+            _line(ax, x, y, k, f"{stage}: {panel.text.format(y[-1])} at the end")
+            if k == 1:
+                best = panel.best(y)
                 label = f"best: {panel.text.format(y[best])} in epoch {x[best]:g}"
-                ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
-                ax.plot(x[best], y[best], "o", color=INK, label=label, clip_on=False, **ring)
-        values = np.concatenate(drawn)
+                ax.plot(x[best], y[best], "o", **RING, label=label)
         style_axes(ax, title=panel.label.partition(" [")[0].capitalize(), xlabel="epoch", ylabel=panel.label, grid="y")
-        if panel.name == "cost" and len(values) and values.max() > LOG_FROM * values.min() > 0:
+        if panel.name == "cost" and drawn and max(drawn) > LOG_FROM * min(drawn) > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        _epoch_ticks(ax, int(self.epochs[0]), int(self.epochs[-1]))
-        ax.legend(loc="best", frameon=False, fontsize=SMALL)
+        _epoch_ticks(ax, self.epochs[0], self.epochs[-1])
+        if drawn:
+            ax.legend(loc="best", frameon=False, fontsize=SMALL)
 
 
 class _Panel(NamedTuple):
@@ -199,8 +194,8 @@ class _Panel(NamedTuple):
     label: str  # of the vertical axis
     text: str  # format of one value
     best: Any  # np.argmin or np.argmax
-    train: NDArray[Any] | None
-    valid: NDArray[Any] | None
+    train: Any
+    valid: Any
 
 
 def _series(name: str, values: ArrayLike | None) -> Any:
@@ -219,7 +214,7 @@ def _line(ax: Axes, x: NDArray[Any], y: NDArray[Any], k: int, label: str | None 
     ax.plot(x, y, color=COLORS[k], linestyle=dashes, marker=marker, linewidth=2, markersize=5.5, label=label)
 
 
-def _epoch_ticks(ax: Axes, first: int, last: int) -> None:
+def _epoch_ticks(ax: Axes, first: float, last: float) -> None:
     """Whole epochs on the horizontal axis, the first of them always."""
     ticks = MaxNLocator(10, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1).tick_values(first, last)
     gap = ticks[1] - ticks[0] if len(ticks) > 1 else 1

@@ -34,6 +34,8 @@ class DecisionRegionsDisplay(Display):
         ArgumentError: not two features, not one known label for each sample, or more than ten classes.
     """
 
+    size = (5.6, 4.2)
+
     def __init__(
         self,
         *,
@@ -123,9 +125,6 @@ class DecisionRegionsDisplay(Display):
         )
         display.xx0, display.xx1, display.response = grid.xx0, grid.xx1, grid.response
         return display.plot(ax)
-
-    def _size(self) -> tuple[float, float]:
-        return 5.6, 4.2
 
     def _draw(self, ax: Axes) -> None:
         title = f"{len(self.X):,} samples"

@@ -29,21 +29,19 @@ class Display:
     Attributes:
         ax_: the axes of the latest ``plot``.
         figure_: their figure.
+        size: width and height of a new figure, in inches.
     """
 
     ax_: Any  # an Axes, or a list of them where a picture has several panels
     figure_: Figure
+    size: tuple[float, float] = (6.0, 3.8)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw into the given axes, or into a new figure."""
-        self.ax_ = new_axes(1, *self._size())[0] if ax is None else ax
+        self.ax_ = new_axes(1, *self.size)[0] if ax is None else ax
         self.figure_ = self.ax_.figure.figure  # the whole figure, also of axes in a subfigure
         self._draw(self.ax_)
         return self
-
-    def _size(self) -> tuple[float, float]:
-        """Width and height of a new figure, in inches."""
-        return 6.0, 3.8
 
     def _draw(self, ax: Axes) -> None:
         raise NotImplementedError

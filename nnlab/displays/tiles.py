@@ -31,6 +31,8 @@ class WrongDigitsDisplay(Display):
         self.images = to_array("images", images, 3)
         self.target, self.predicted = to_array("target", target, 1), to_array("predicted", predicted, 1)
         self.n_wrong, self.n_samples = n_wrong, n_samples
+        rows, columns = _grid(len(self.images))
+        self.size = max(1.25 * columns + 0.3, 4.8), 1.55 * rows + 0.6  # wide enough for the title
 
     @classmethod
     def from_predictions(
@@ -81,10 +83,6 @@ class WrongDigitsDisplay(Display):
         """Let a fitted classifier predict flat images, (N, H·W); the rest as ``from_predictions``."""
         return cls.from_predictions(X, y, estimator.predict(X), n_images=n_images, shape=shape, ax=ax)
 
-    def _size(self) -> tuple[float, float]:
-        rows, columns = _grid(len(self.images))
-        return max(1.25 * columns + 0.3, 4.8), 1.55 * rows + 0.6  # wide enough for the title
-
     def _draw(self, ax: Axes) -> None:
         n = len(self.images)
         rows, columns = _grid(n)
@@ -121,6 +119,8 @@ class WeightTilesDisplay(Display):
     def __init__(self, *, tiles: ArrayLike) -> None:
         self.tiles = to_array("tiles", tiles, 3)
         self.limit = float(np.percentile(np.abs(self.tiles), 99.5)) or 1.0
+        rows, columns = _grid(len(self.tiles))
+        self.size = min(8.0, max(0.68 * columns + 1.6, 5.2)), min(7.0, 0.68 * rows + 0.6)  # wide enough for the title
 
     @classmethod
     def from_weights(cls, weights: ArrayLike, *, shape: tuple[int, int] | None = None, ax: Axes | None = None) -> Self:
@@ -143,10 +143,6 @@ class WeightTilesDisplay(Display):
             return cls.from_weights(to_array("coef_", estimator.coef_, 2).T, shape=shape, ax=ax)
         weights = fitted_attribute(estimator, "w_h", "coefs_")
         return cls.from_weights(weights if hasattr(estimator, "w_h") else weights[0], shape=shape, ax=ax)
-
-    def _size(self) -> tuple[float, float]:
-        rows, columns = _grid(len(self.tiles))
-        return min(8.0, max(0.68 * columns + 1.6, 5.2)), min(7.0, 0.68 * rows + 0.6)  # wide enough for the title
 
     def _draw(self, ax: Axes) -> None:
         n, height, width = self.tiles.shape
