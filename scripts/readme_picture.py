@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> float:
     network.fit(X_train, y_train, X_valid, y_valid)
     accuracy = float(network.score(X_valid, y_valid))
 
-    figure = Figure(figsize=(11.5, 5.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 5.6), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.0, 2.6))
     draw_equations(halves[0].subplots())
     curve, tiles, wrong = halves[1].subplots(1, 3, width_ratios=(1.3, 1.1, 1.0))
@@ -57,10 +57,12 @@ def main(argv: list[str] | None = None) -> float:
 def draw_equations(ax: Axes) -> None:
     """The chapter's equations of backpropagation, each beside the lines of nnlab that compute it."""
     ax.set_axis_off()
-    for y, (function, equation) in zip((0.75, 0.2), EQUATIONS.items(), strict=True):
+    for x, heading in ((0.0, "the chapter's equations"), (0.34, "nnlab.ops")):
+        ax.text(x, 1.02, heading, fontsize=10, color="#777777")
+    for y, (function, equation) in zip((0.68, 0.12), EQUATIONS.items(), strict=True):
         lines = [line for line in inspect.getsource(function).splitlines() if not line.startswith("@")]
         ax.text(0.0, y, equation, fontsize=13, va="center")
-        ax.text(0.38, y, f"{lines[0]}\n{lines[-1]}", fontsize=10, family="monospace", linespacing=1.6, va="center")
+        ax.text(0.34, y, f"{lines[0]}\n{lines[-1]}", fontsize=10, family="monospace", linespacing=1.6, va="center")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,9 @@ class ActivationDisplay(Display):
         check_positive("limit", limit)
         check_at_least("n_points", n_points, 2)
         u = torch.linspace(-limit, limit, n_points, dtype=torch.float64)
-        z = ACTIVATIONS[name].forward(u)
-        slope = ACTIVATIONS[name].backward(torch.ones_like(u), z)
+        row = ACTIVATIONS[name]
+        z = row.forward(u)
+        slope = row.backward(torch.ones_like(u), u if row.saves == "u" else z)
         return cls(name=name, u=u, z=z, slope=slope).plot(ax)
 
     def _draw(self, ax: Axes) -> None:
