@@ -169,10 +169,15 @@ def test_to_torchs_modules_and_back(device: torch.device, activation: str) -> No
         assert torch.equal(p, own)
 
 
-def test_what_a_sequential_leaves_out_is_the_identity() -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.Linear(3, 2)).double()
+@pytest.mark.parametrize(
+    ("between", "activations"),
+    [([], ("identity", "identity")), ([nn.ReLU(inplace=True)], ("identity", "relu"))],
+    ids=["none", "one behind two"],
+)
+def test_what_a_sequential_leaves_out_is_the_identity(between: list[nn.Module], activations: tuple[str, ...]) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), *between, nn.Linear(3, 2)).double()
     network = MLP.from_sequential(model)
-    assert network.activations == ("relu", "identity", "identity")
+    assert network.activations == (*activations, "identity")
     x = torch.randn(5, 4, dtype=torch.float64)
     assert_close(network(x).detach(), model(x).detach())
 
