@@ -8,6 +8,7 @@ the code alone.
 import argparse
 import ast
 import copy
+import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -28,14 +29,15 @@ import torch
 ROOT = Path(__file__).parents[1]
 FILES = [*sorted((ROOT / "nnlab/ops").glob("[!_]*.py")), ROOT / "nnlab/networks.py", ROOT / "nnlab/autograd.py"]
 OTHERS = ("linear", "activations", "losses", "perceptron", "conventions")
-OPS = [["tests/ops/test_gradients.py"], [f"tests/ops/test_{name}.py" for name in OTHERS]]  # the quickest to kill first
-REST = ["tests/test_networks.py", "tests/test_autograd.py"]
+TESTS = [[f"tests/ops/test_{name}.py" for name in OTHERS]]
+TESTS += [["tests/test_networks.py"], ["tests/test_autograd.py"], ["tests/ops/test_gradients.py"]]
 OPERATORS: dict[type, list[type]] = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult], ast.Pow: [ast.Mult],
     ast.Mod: [ast.FloorDiv], ast.FloorDiv: [ast.Mult], ast.And: [ast.Or], ast.Or: [ast.And],
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Lt: [ast.LtE], ast.LtE: [ast.Lt, ast.Eq], ast.Gt: [ast.GtE],
     ast.GtE: [ast.Gt, ast.Eq], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is], ast.In: [ast.NotIn], ast.NotIn: [ast.In],
 }  # fmt: skip
+WORKERS, SECONDS = 2, 300  # processes at a time, and the time that each may take
 SHAPES = ["Scalar", "N", "O", "K", "NI", "NO", "NK", "OI", "KI", "AnyShape"]
 
 
@@ -119,17 +121,14 @@ class Mutant:
     def __init__(self, file: Path, k: int) -> None:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         what, line, old, parent, (field, index), new = list(sites(tree, []))[k]
-        before = ast.unparse(old)
-        if new is None:
-            getattr(parent, field).pop(index)
-        elif index is None:
+        before, after = ("–" if node is None else ast.unparse(node).splitlines()[0] for node in (old, new))
+        if index is None:
             setattr(parent, field, new)
         else:
-            getattr(parent, field)[index] = new
+            getattr(parent, field)[index : index + 1] = [] if new is None else [new]
         self.file, self.source = file, ast.unparse(ast.fix_missing_locations(tree))
-        after = "" if new is None else ast.unparse(new)
         where = file.relative_to(ROOT).as_posix()
-        self.words = f"{where}:{line}: {what}: {before.splitlines()[0]}  →  {after.splitlines()[0] if after else '–'}"
+        self.words = f"{where}:{line}: {what}: {before}  →  {after}"
         self.module = where.removesuffix(".py").replace("/", ".")
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
@@ -141,17 +140,33 @@ class Mutant:
         return importlib.util.spec_from_file_location(name, self.file, loader=loader)
 
 
-def run(mutant: Mutant, limit: int) -> int:
+def run(mutant: Mutant) -> int:
     """Fork a process in which the tests meet the mutant; its id. Its exit status is 0 if they all pass."""
     if pid := os.fork():
         return pid
-    signal.alarm(limit)
+    signal.alarm(SECONDS)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     sys.meta_path.insert(0, mutant)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not cuda", "--no-header"]
-    for tests in [*OPS, REST] if "/ops/" in str(mutant.file) else [REST]:
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "pytest_timeout",
+        "-m",
+        "not slow and not cuda",
+        "--no-header",
+    ]
+    try:
+        oracles = importlib.import_module("tests.ops.oracles")
+        for operation in oracles.OPERATIONS.values():
+            oracles.check_autograd(operation, torch.float64, torch.device("cpu"))
+    except BaseException:
+        os._exit(1)
+    for tests in TESTS if "/ops/" in str(mutant.file) else TESTS[1:3]:  # the quickest to kill first
         if pytest.main([*options, *tests]):
             os._exit(1)
     os._exit(0)
@@ -161,11 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=300, metavar="SECONDS", help="of each mutant's tests")
     parser.add_argument("--only", type=int, nargs="*", metavar="NUMBER", help="mutants of the draw, from 0")
     options = parser.parse_args()
     os.chdir(ROOT)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins take longer to load than a mutant to kill
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.func.hessian(lambda x: torch.vmap(lambda x: x.tanh())(x).sum())(torch.ones(2))  # what torch loads once
@@ -178,12 +192,14 @@ def main() -> None:
     found: Counter[str] = Counter()
     start = time.monotonic()
     while todo or running:
-        while todo and len(running) < options.workers:
+        while todo and len(running) < WORKERS:
             number, place = todo.pop(0)
             mutant = Mutant(*place)
-            running[run(mutant, options.limit)] = number, mutant
+            running[run(mutant)] = number, mutant
         pid, status = os.wait()
         number, mutant = running.pop(pid)
+        if number % 20 == 0:
+            print(f"{sum(found.values())} done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         found["survived" if status == 0 else "timed out" if os.WIFSIGNALED(status) else "killed"] += 1
         if status == 0:
             print(f"survived {number} {mutant.words}", flush=True)

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm as spectral_parametrization
 from torch.nn.utils.parametrizations import weight_norm as weight_parametrization
 
-from nnlab import autograd
+from nnlab import autograd, networks
 from nnlab.networks import MLP, PerceptronBank, mlp_backward, mlp_forward
 from nnlab.ops import ACTIVATIONS, bipolar_step, perceptron_rule, step, sum_of_squares_backward
 from nnlab.validation import ArgumentError
@@ -101,6 +101,20 @@ def test_gradients_and_deltas_are_autograds(
     again = mlp_backward(incoming, mlp_forward(x, list(network.parameters()), network.activations), network.activations)
     for ours, theirs in zip(again.parameters, found.parameters, strict=True):
         assert torch.equal(ours.detach(), theirs)
+
+
+def test_the_gradient_of_the_inputs_is_left_out_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """∂E/∂x is one matrix product of the first layer's three, which training has no use for."""
+    calls: list[str] = []
+    for name in ("linear_backward", "linear_backward_parameters"):
+        own = getattr(networks, name)
+        monkeypatch.setattr(networks, name, lambda *a, own=own, name=name: calls.append(name) or own(*a))
+    network, x, incoming = MLP([4, 3, 2]), torch.randn(5, 4), torch.randn(5, 2)
+    network.backward(incoming, network.propagate(x))
+    assert calls == ["linear_backward", "linear_backward_parameters"]  # from the last layer to the first
+    calls.clear()
+    network.backward(incoming, network.propagate(x), with_input=True)
+    assert calls == ["linear_backward", "linear_backward"]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -485,6 +499,18 @@ def test_bad_arguments_change_nothing(device: torch.device, labels: Tensor, lr: 
         bank.learn_(torch.ones(2, 2, device=device), labels.to(device), lr)
     assert not bank.weight.any()
     assert bank.n_samples == 0
+
+
+def test_a_bank_is_as_it_was_where_storing_is_broken_off() -> None:
+    bank = PerceptronBank(3, 2, dtype=torch.float64)
+    x, labels = problem(20, 3, 2, seed=1)
+    bank.learn_(x, labels, lr=1.0)
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    error = torch.ones(20, 2, dtype=torch.float64)
+    with pytest.raises(IndexError):  # after the changes of ten samples; Ctrl-C would do the same
+        bank.store_(error, bank.weight + 1, bank.bias + 1, x[:10], 1.0)
+    for name, value in bank.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("sizes", [(0, 1), (3, 0)])
