@@ -450,11 +450,14 @@ def test_the_bank_learns_as_the_rule_says_and_averages_every_weight(
     torch.testing.assert_close(mean_bias.cpu(), torch.stack(biases).mean(0), rtol=1e-12, atol=1e-9)
     assert bank.n_samples == 150
     assert not bank.weight.requires_grad
-    for average, (w, b) in ((False, (bank.weight, bank.bias)), (True, (mean_weight, mean_bias))):
-        assert_close(bank(x, average), x @ w.T + b)
-        assert torch.equal(
-            bank.predict(x, average), bank(x, average).argmax(1) if n_units > 1 else bank(x, average)[:, 0] >= 0
-        )
+    for given, (w, b) in (
+        ((), (bank.weight, bank.bias)),
+        ((False,), (bank.weight, bank.bias)),
+        ((True,), bank.averaged()),
+    ):
+        u = bank(x, *given)
+        assert_close(u, x @ w.T + b)
+        assert torch.equal(bank.predict(x, *given), u.argmax(1) if n_units > 1 else (u[:, 0] >= 0).long())
 
 
 @pytest.mark.cuda

@@ -189,6 +189,8 @@ def test_arguments_that_do_not_fit_are_refused(name, change, message, device):
         perceptron_rule(**{**arguments, name: change(arguments[name])})
 
 
-def test_a_vector_of_scores_is_refused(dtype, device):
+def test_scores_of_another_shape_or_of_no_unit_are_refused(device):
     with pytest.raises(ArgumentError, match=r"^u must have shape \(N, K\), got \(3,\)$"):
-        perceptron_predict(torch.zeros(3, dtype=dtype, device=device))
+        perceptron_predict(torch.zeros(3, device=device))
+    with pytest.raises(ArgumentError, match=r"^u must have at least 1 unit, got 0$"):
+        perceptron_predict(torch.zeros(3, 0, device=device))
