@@ -131,6 +131,10 @@ def test_the_first_layers_inputs_get_a_gradient_only_where_they_ask(monkeypatch:
     [
         (lambda: autograd.activation(torch.zeros(2), "swish"), "^name must be one of .*, got 'swish'$"),
         (lambda: autograd.loss(torch.zeros(2, 2), torch.zeros(2, 2), "hinge"), "^name must be one of .*, got 'hinge'$"),
+        (
+            lambda: autograd.loss(torch.zeros(2, 3), [0, 1], "softmax_cross_entropy"),
+            r"^target must be a torch\.Tensor, got list$",
+        ),
         (lambda: autograd.mlp(MLP([3, 2]), torch.zeros(4, 3).double()), "^weight must have the dtype of x"),
         (lambda: autograd.l2_penalty(torch.zeros(3), 0.1), r"^weight must have shape \(O, I\), got \(3,\)$"),
         (lambda: autograd.linear(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(3)), "^bias must have shape"),
