@@ -12,6 +12,7 @@ TRAINING = {
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
 LEARNING = {
+    "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "prove every hand-written gradient, or say what is wrong with a learner's",
     "bench": "time nnlab and its peers side by side",
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:  # before or after training, which keeps the model itself
             sys.exit(130)
         return
+    if command == "data":
+        from nnlab.data_command import main as data  # noqa: PLC0415
+
+        sys.exit(data(arguments[1:]))
     if command == "trace":
         from nnlab.trace import main as trace  # noqa: PLC0415
 
