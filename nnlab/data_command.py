@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         verb = "it lies" if len(folders) == 1 else "each lies"
         print(
             f"For a machine without a network: copy {' and '.join(map(str, folders))} to it, set NNLAB_DATA to where "
-            f"{verb} there, and verify with nnlab data{''.join(f' {name}' for name in options.names)} --check"
+            f"{verb} there, and verify with nnlab data {' '.join(names)} --check"
         )
     return status
 
