@@ -68,7 +68,7 @@ def test_files_are_found_and_one_line_says_where(small, root, caplog, place, nam
 
 
 @pytest.mark.parametrize(
-    "place", ["a/b/c", ".hidden", "../../..", "../other", "fashion", "a/KMNIST", "FashionMNIST/raw"]
+    "place", ["a/b/c", ".hidden", "../../..", "../other", "fashion", "a/KMNIST", "FashionMNIST/raw", "KMNIST/files"]
 )
 def test_other_places_are_not_searched(small, root, place):
     put(content_of(small("mnist")), root / place)
@@ -97,10 +97,12 @@ def test_nothing_is_searched_for_while_the_files_are_in_the_roots_own_places(sma
     verify("mnist", folder.parent.parent)
 
 
-def test_the_nearest_place_is_used(small, root):
+@pytest.mark.parametrize("first", range(3))
+def test_the_first_place_that_has_the_file_is_used(small, root, first):
     right = content_of(small("mnist"))
-    put(right, root / "MNIST" / "raw")
-    put(dict.fromkeys(right, b"not looked at"), root)
+    put(right, root / PLACES[first])
+    for place in PLACES[first + 1 : 6]:
+        put(dict.fromkeys(right, b"not looked at"), root / place)
     verify("mnist", root)
 
 
