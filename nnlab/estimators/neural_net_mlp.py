@@ -42,9 +42,9 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         minibatch_size: samples per update. A tail shorter than that is left out, see ``drop_last``.
         seed: of the weights, the shuffling and the dropout.
         random_state: scikit-learn's name for it, used when ``seed`` is None.
-        activation: of the hidden layers, "sigmoid", "tanh", "relu" or "identity"; a tuple names one for each.
-        loss: "binary_cross_entropy", the chapter's logistic cost, or "sum_of_squares", both with one sigmoid unit per
-            class; or "softmax_cross_entropy".
+        activation: of the hidden layers, a name of ``nnlab.ops.ACTIVATIONS``; a tuple names one for each.
+        loss: a name of ``nnlab.ops.LOSSES``: "binary_cross_entropy", the chapter's logistic cost, or "sum_of_squares",
+            both with one sigmoid unit per class; or "softmax_cross_entropy".
         optimizer: "sgd" for gradient descent, or "adam".
         momentum: of gradient descent.
         dropout: the chance of a hidden unit to be left out of a step.
@@ -173,7 +173,7 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return labels if LOSSES[self.loss].target == "labels" else one_hot(labels, len(self.classes_)).to(dtype)
 
     def _objective(self) -> Objective:
-        output = "sigmoid" if self.loss == "sum_of_squares" else "identity"  # cross-entropies take logits
+        output = LOSSES[self.loss].classifier_units
         return Objective((*self._hidden_activations(), output), self.loss, float(self.l2))
 
     def _figures(
@@ -207,7 +207,8 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return place.give(self._log_proba(u).exp())
 
     def _log_proba(self, u: Tensor) -> Tensor:
-        return torch.log_softmax(u if self.loss == "softmax_cross_entropy" else logsigmoid(u), 1)
+        own = LOSSES[self.loss].log_probabilities
+        return torch.log_softmax(logsigmoid(u), 1) if own is None else own(u)
 
     @property
     def w_h(self) -> Array:

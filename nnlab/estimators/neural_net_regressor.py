@@ -36,7 +36,7 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
         minibatch_size: samples per update. A tail shorter than that is left out, see ``drop_last``.
         seed: of the weights, the shuffling and the dropout.
         random_state: scikit-learn's name for it, used when ``seed`` is None.
-        activation: of the hidden layers, "sigmoid", "tanh", "relu" or "identity"; a tuple names one for each.
+        activation: of the hidden layers, a name of ``nnlab.ops.ACTIVATIONS``; a tuple names one for each.
         optimizer: "sgd" for gradient descent, or "adam".
         momentum: of gradient descent.
         dropout: the chance of a hidden unit to be left out of a step.

@@ -1,19 +1,13 @@
 """Random operations and networks to try gradients on: shapes, activations, losses and values all drawn from a seed."""
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda u: u,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-}
+from nnlab.ops import ACTIVATIONS, LOSSES
+
 KINDS = ("linear", "activation", "layer", "loss", "network", "trained network")
 
 
@@ -49,7 +43,7 @@ class Subject(NamedTuple):
         o: Tensor = inputs[0]
         for k in range(max(self.layers, len(self.activations))):
             u = o @ inputs[1 + 2 * k].T + inputs[2 + 2 * k] if self.layers else o
-            o = ACTIVATIONS[self.activations[k]](u)
+            o = ACTIVATIONS[self.activations[k]].module()(u)
         if self.loss is None:
             return o
         error = torch_loss(self.loss, o, inputs[self.n_wanted], self.reduction, inputs[self.n_wanted + 1])
@@ -60,12 +54,7 @@ class Subject(NamedTuple):
 
 def torch_loss(name: str, u: Tensor, t: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     """A loss of ``nnlab.ops.LOSSES`` in torch's own functions."""
-    if name == "sum_of_squares":
-        errors = functional.mse_loss(u, t, reduction="none").sum(1) / 2
-    elif name == "binary_cross_entropy":
-        errors = functional.binary_cross_entropy_with_logits(u, t, reduction="none").sum(1)
-    else:
-        errors = functional.cross_entropy(u, t, reduction="none")
+    errors = LOSSES[name].reference(u, t)
     if weight is None:
         return errors.sum() if reduction == "sum" else errors.mean()
     total = (errors * weight).sum()
