@@ -24,6 +24,7 @@ examples:
   nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
   nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
   nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
+  nnlab data mnist                             download MNIST, verify it and say where it lies
   nnlab trace --example chapter                the chapter's worked example, number by number
   nnlab check lab4.py                          what is right and what is wrong in a learner's file
   nnlab bench --quick                          nnlab beside NumPy, scikit-learn, torch, JAX and Lightning

@@ -209,7 +209,11 @@ def test_a_huge_file_is_refused_unread(tmp_path):
     assert "found a gzip file of 1099511627776 bytes" in refused(path)
 
 
-@pytest.mark.parametrize("raw", [with_name(1000), with_empty_blocks(500), gzip.compress(LABELS, compresslevel=0)])
+@pytest.mark.parametrize(
+    "raw",
+    [with_name(1000), with_empty_blocks(500), gzip.compress(LABELS, compresslevel=0)],
+    ids=["a name", "empty blocks", "not compressed"],
+)
 def test_any_gzip_file_of_a_sensible_size_is_read(tmp_path, raw):
     path = tmp_path / "labels.gz"
     path.write_bytes(raw)

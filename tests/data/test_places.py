@@ -209,8 +209,10 @@ def test_a_data_set_without_known_sums_is_taken_from_folders_of_its_name_alone(s
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_a_root_named_for_another_data_set_is_not_searched(small, root, name):
+def test_a_root_named_for_another_data_set_is_not_searched(small, root, monkeypatch, name):
     small(name)
     put(content_of(small("kmnist")), root / "KMNIST")
-    with pytest.raises(DataError, match="found no such file"):
-        verify(name, root / "KMNIST")
+    monkeypatch.chdir(root / "KMNIST")
+    for path in (root / "KMNIST", "."):
+        with pytest.raises(DataError, match="found no such file"):
+            verify(name, path)
