@@ -76,6 +76,17 @@ def test_other_places_are_not_searched(small, root, place):
         verify("mnist", root)
 
 
+def test_the_line_names_files_of_a_relative_root_and_of_folders_above_it(small, root, monkeypatch, caplog):
+    right = content_of(small("mnist"))
+    put({name: right[name] for name in FILES[:2]}, root / "raw")
+    put({name: right[name] for name in FILES[2:]}, root.parent)
+    monkeypatch.chdir(root.parent)
+    caplog.set_level(logging.INFO, "nnlab")
+    ensure("mnist", "data")
+    paths = [*(f"data/raw/{name}" for name in FILES[:2]), *FILES[2:]]
+    assert caplog.messages == [f"mnist: using {', '.join(paths)} in {root.parent} in place of data/MNIST/raw"]
+
+
 def test_no_more_than_so_many_folders_are_searched(small, root, monkeypatch):
     right = content_of(small("mnist"))
     for i in range(5):
