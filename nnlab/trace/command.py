@@ -38,13 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run ``nnlab trace``.
-
-    Args:
-        arguments: the arguments after ``nnlab trace``.
-
-    Returns:
-        The exit status: 0, or 2 after one line on standard error that says what to change.
+    """Run ``nnlab trace``; the exit status is 0, or 2 after one line on standard error that says what to change.
 
     >>> main(["--example", "perceptron", "--json"])  # doctest: +ELLIPSIS
     {

@@ -1,6 +1,7 @@
 """A network's forward and backward pass, number by number: each has its equation and its origin."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from rich.console import RenderableType
@@ -193,15 +194,11 @@ def _layers(given: Network) -> tuple[list[int], list[Tensor]]:
         raise ArgumentError("weights", f"or a seed for random ones must be given, got {came}")
     if not 0 <= (given.seed or 0) < 2**63:
         raise ArgumentError("seed", f"must be a whole number from 0 to 2⁶³ − 1, got {given.seed}")
-    if given.weights is not None and len(weights) != len(sizes) - 1:
-        layers = count(len(sizes) - 1, "layer")
-        raise ArgumentError("weights", f"must have a matrix for each of {layers}, got {len(weights)}")
-    for k, matrix in enumerate(weights):
-        n_in, n_out = sizes[k : k + 2]
-        if matrix.shape != (1 + n_in, n_out):
-            problem = f"a row for the bias and for each input ({n_in}), a column for each unit"
-            came = f"{len(matrix)} × {matrix.shape[1]}"
-            raise ArgumentError(f"weights[{k}]", f"must be {1 + n_in} × {n_out}: {problem}, got {came}")
+    expected = ", ".join(f"{1 + n_in} × {n_out}" for n_in, n_out in pairwise(sizes))
+    came = ", ".join(f"{rows} × {columns}" for rows, columns in (matrix.shape for matrix in weights))
+    if weights and came != expected:
+        words = "for each layer a row for the bias and for each input, and a column for each unit"
+        raise ArgumentError("weights", f"must be matrices of {expected}: {words}, got {came}")
     return sizes, weights
 
 

@@ -22,33 +22,16 @@ MAX_UNITS, MAX_NUMBERS = 16, 2000  # inputs, or units of a layer, and numbers of
 
 
 def load(source: str | os.PathLike[str]) -> object:
-    """What the YAML of an example's name or of a path holds; 1e-3 is a number in it, as for ``nnlab fit``.
-
-    Raises:
-        ValueError: the file is not YAML.
-        OSError: there is no such file, or it cannot be read.
-    """
+    """What the YAML file of an example's name or of a path holds; 1e-3 is a number in it, as for ``nnlab fit``."""
     file = EXAMPLES[source] if isinstance(source, str) and source in EXAMPLES else Path(source)
     try:
         return get_loader("yaml")(file.read_text(encoding="utf-8"))
-    except (YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ValueError(f"{source}: the file is not YAML{where}: {problem}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: the file is not text in UTF-8") from error
+    except (YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: the file must be YAML in UTF-8: {' '.join(str(error).split())}") from error
 
 
 def read(content: object) -> Network | Perceptron:
-    """The perceptron that a mapping describes where it has a ``threshold``, else the network.
-
-    Raises:
-        ArgumentError: a key is unknown or missing, or its value is of another type than the key's.
-
-    >>> read({"sizes": [2, 3, 1], "seed": 0, "inputs": [1, 2], "targets": [1]}).activations
-    'tanh'
-    """
+    """The perceptron that a mapping describes where it has a ``threshold``, else the network."""
     if not isinstance(content, Mapping):
         raise ArgumentError("the file", f"must hold keys such as inputs: and targets:, got {shown(content)}")
     kind: Any = Perceptron if "threshold" in content else Network
@@ -56,9 +39,8 @@ def read(content: object) -> Network | Perceptron:
     for key in content:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, 1)
-            raise ArgumentError(
-                str(key), f"is no key: {f'did you mean {near[0]}?' if near else 'use ' + ', '.join(hints)}"
-            )
+            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(hints)}"
+            raise ArgumentError(str(key), f"is no key: {hint}")
     given = {key: value for key, value in content.items() if value is not None}
     for field in fields(kind):
         if field.default is MISSING and field.name not in given:
@@ -111,13 +93,10 @@ def samples(key: str, value: Sequence[Any], width: int, n: int | None = None) ->
 
 def check_small(key: str, sizes: Sequence[int], n_samples: int = 1) -> None:
     """Check that the tables of a trace can be read."""
-    if max(sizes) > MAX_UNITS:
-        raise ArgumentError(key, f"must be {MAX_UNITS} at most: trace is for a small network, got {max(sizes)}")
     numbers = 3 * n_samples * sum(sizes) + sum((1 + i) * o for i, o in pairwise(sizes))
-    if numbers > MAX_NUMBERS:
-        raise ArgumentError(
-            key, f"must make {MAX_NUMBERS} numbers at most: trace is for a small network, got {numbers}"
-        )
+    if max(sizes) > MAX_UNITS or numbers > MAX_NUMBERS:
+        limits = f"{MAX_UNITS} units in a layer and {MAX_NUMBERS} numbers in all"
+        raise ArgumentError(key, f"must be of a small network, {limits} at most, got {max(sizes)} and {numbers}")
 
 
 def check_finite(*computed: Tensor) -> None:

@@ -104,10 +104,6 @@ class Entry:
     input: int | None = None
     sample: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that this number has."""
-        return {key: value for key, value in vars(self).items() if value is not None}
-
 
 class Trace(JupyterMixin, ABC):
     """The numbers of a trace as attributes; it prints as tables, also in a notebook."""
@@ -150,7 +146,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, Entry):
-        return value.to_dict()
+        return {key: field for key, field in vars(value).items() if field is not None}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

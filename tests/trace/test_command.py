@@ -132,8 +132,14 @@ def test_an_example_is_the_file_of_its_name(example: str, capsys: pytest.Capture
         ({**GOOD, "sizes": "[2, 3, 1]"}, "sizes must be a list of whole numbers, got '[2, 3, 1]'"),
         ({**GOOD, "sizes": [2, 3.5, 1]}, "sizes must be a list of whole numbers, got [2, 3.5, 1]"),
         ({**GOOD, "sizes": [2, 0, 1]}, "sizes must be a whole number of at least 1, got 0"),
-        ({**GOOD, "sizes": [2, 17, 1]}, "sizes must be 16 at most: trace is for a small network, got 17"),
-        ({**GOOD, "sizes": [2, *[16] * 9, 1]}, "sizes must make 2000 numbers at most: trace is for a small network"),
+        (
+            {**GOOD, "sizes": [2, 17, 1]},
+            "sizes must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 17 and",
+        ),
+        (
+            {**GOOD, "sizes": [2, *[16] * 9, 1]},
+            "sizes must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 16 and",
+        ),
         ({**GOOD, "activations": "swish"}, "activations must be one of"),
         ({**GOOD, "activations": ["swish", "tanh"]}, "activations[0] must be one of 'identity', 'sigmoid', 'tanh'"),
         ({**GOOD, "activations": ["tanh", 3]}, "activations[1] must be one of 'identity', "),
@@ -149,10 +155,13 @@ def test_an_example_is_the_file_of_its_name(example: str, capsys: pytest.Capture
             {**GOOD, "weights": [[[1, 2, 3]] * 3, [[1]] * 4]},
             "weights or a seed for random ones must be given, got both",
         ),
-        ({**GOOD, "seed": None, "weights": [[[1]]]}, "weights must have a matrix for each of 2 layers, got 1"),
+        (
+            {**GOOD, "seed": None, "weights": [[[1]]]},
+            "weights must be matrices of 3 × 3, 4 × 1: for each layer a row for the bias and for each input, and",
+        ),
         (
             {**GOOD, "seed": None, "weights": [[[1, 2, 3]] * 3, [[1]] * 3]},
-            "weights[1] must be 4 × 1: a row for the bias and for each input (3), a column for each unit, got 3 × 1",
+            "and a column for each unit, got 3 × 3, 3 × 1",
         ),
         (
             {**GOOD, "seed": None, "weights": [[[1, 2], [3]], [[1]]]},
@@ -194,7 +203,10 @@ def test_an_example_is_the_file_of_its_name(example: str, capsys: pytest.Capture
         ({**UNIT, "weights": 1}, "weights must be a list of numbers, got 1"),
         ({**UNIT, "output": "sign"}, "output must be one of 'step', 'bipolar_step', got 'sign'"),
         ({**UNIT, "weights": [1] * 5}, "inputs must be given for more than 4 weights"),
-        ({**UNIT, "inputs": [[1, 2]] * 500}, "inputs must make 2000 numbers at most"),
+        (
+            {**UNIT, "inputs": [[1, 2]] * 500},
+            "inputs must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 2 and 4503",
+        ),
         ({**UNIT, "targets": [0, 1]}, "targets must have 4 numbers, one for each sample, got 2"),
         ({**UNIT, "targets": [0, 1, 2, 1]}, "targets must hold 0 and 1 alone"),
         ({**UNIT, "output": "bipolar_step", "targets": [0, 1, 1, 1]}, "targets must hold -1 and 1 alone"),
