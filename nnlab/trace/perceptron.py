@@ -99,7 +99,6 @@ class PerceptronTrace(Trace):
 
 def _inputs(given: Perceptron) -> Tensor:
     n_inputs = len(given.weights)
-    check_small("weights", [n_inputs, 1])
     if given.inputs is None and n_inputs > 4:
         raise ArgumentError("inputs", "must be given for more than 4 weights; for fewer, all of 0 and 1 are taken")
     every = list(itertools.product((0.0, 1.0), repeat=n_inputs)) if given.inputs is None else given.inputs

@@ -40,8 +40,8 @@ class Writer:
     >>> write = Writer(4)
     >>> write.number(-0.926789), write.factor(-0.926789), write.products([(0.1, 1), (-3, 0.5)])
     ('−0.9268', '(−0.9268)', '0.1·1 + (−3)·0.5')
-    >>> write.fill("max({u}, 0)", u=-2), write.fill("(1 − {z}²)", z=-2), write.fill("e^(−{u})", u=-2)
-    ('max(−2, 0)', '(1 − (−2)²)', 'e^(2)')
+    >>> write.fill("max({u}, 0)", u=-2), write.fill("({z}² − {z})", z=-2), write.fill("e^(−{u})", u=-2)
+    ('max(−2, 0)', '((−2)² − (−2))', 'e^(2)')
     """
 
     digits: int

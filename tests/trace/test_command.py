@@ -13,7 +13,9 @@ from nnlab.trace import main
 from nnlab.trace.description import EXAMPLES
 
 GOOD = {"sizes": [2, 3, 1], "seed": 0, "inputs": [1, 2], "targets": [1]}
-BOMB = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [%b]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 30)) for c in b"bcdefg")
+BOMB = b"inputs:\n- &a [1, 1]\n" + b"".join(
+    b"- &%c [%b]\n" % (c, b", ".join([b"*%c" % (c - 1)] * 30)) for c in b"bcdefg"
+)
 UNIT = {"weights": [1, 2], "threshold": 0.5}
 
 
@@ -252,7 +254,10 @@ def test_wrong_arguments_are_answered_by_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: &a [*a]", b"\xff\xfe", b"a: " + b"[" * 5000, BOMB])
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [1", b"a: &a [*a]", b"\xff\xfe", b"a: " + b"[" * 5000, BOMB + b"targets: [1]\nseed: 0\nsizes: [2, 1]"],
+)
 def test_what_is_not_yaml_is_answered_by_one_line(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +276,7 @@ def test_help_teaches_without_torch() -> None:
     code = "import sys, nnlab.trace as t; s = t.main(['--help']); sys.exit(s or ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert "one of chapter, learning-or, perceptron, rule, three-classes, xor" in " ".join(done.stdout.split())
     for word in ("--example chapter", "sum_of_squares", "threshold", "seed"):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120

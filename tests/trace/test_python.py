@@ -47,6 +47,7 @@ def test_numbers_with_an_exponent(tmp_path):
 
 def test_it_prints_as_tables(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     for name in ("chapter", "rule"):
         found = trace(name, digits=6)
         assert str(found) == repr(found)
