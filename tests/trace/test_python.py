@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from nnlab.trace import trace
 from nnlab.trace.description import EXAMPLES
@@ -15,13 +16,9 @@ CONTENT = {"weights": [[[0.5], [2], [1]]], "inputs": [[3, 1], [0, -1]], "targets
 
 def test_a_name_a_path_and_a_mapping_are_one(tmp_path):
     file = tmp_path / "net.yaml"
-    file.write_text(EXAMPLES["chapter"].read_text(encoding="utf-8"), encoding="utf-8")
-    mapping = {
-        "weights": [[[0.1, 0.2], [0.3, 0.4]], [[0.2], [1], [-3]], [[1], [2]]],
-        "activations": ["tanh", "tanh", "tanh"],
-        "inputs": [2],
-        "targets": [1],
-    }
+    text = EXAMPLES["chapter"].read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    mapping = yaml.safe_load(text)
     named = trace("chapter").to_dict()
     assert named == trace(file).to_dict() == trace(str(file)).to_dict() == trace(mapping).to_dict()
 
