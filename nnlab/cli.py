@@ -14,7 +14,6 @@ TRAINING = {
 LEARNING = {
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "prove every hand-written gradient, or say what is wrong with a learner's",
-    "bench": "time nnlab and its peers side by side",
 }
 
 EPILOG = """\
@@ -25,7 +24,6 @@ examples:
   nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
   nnlab trace --example chapter                the chapter's worked example, number by number
   nnlab check lab4.py                          what is right and what is wrong in a learner's file
-  nnlab bench --quick                          nnlab beside NumPy, scikit-learn, torch, JAX and Lightning
 
 Settings of training come from its --config files and flags, the later of two winning.
 A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
@@ -67,10 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    if command == "bench":
-        from nnlab.bench import main as bench  # noqa: PLC0415
-
-        sys.exit(bench(arguments[1:]))
     parser = _Parser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
