@@ -19,7 +19,7 @@ from benchmarks.measure import Session
 from benchmarks.report import Results, Row
 from benchmarks.tasks import TASKS
 from nnlab.data import DataError
-from nnlab.validation import resolve_device
+from nnlab.validation import ArgumentError, resolve_device
 
 DESCRIPTION = """\
 Time nnlab and its peers side by side on MNIST: NumPy, scikit-learn, torch (eager and compiled), JAX, Lightning.
@@ -104,9 +104,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.read:
         _write(options, Results.read(options.read))
         return 0
-    device = resolve_device(options.device)
-    if device.type not in ("cpu", "cuda"):
-        raise _UserError(f"--device must be cpu, cuda or auto, got {options.device}")
+    try:
+        device = resolve_device(options.device)
+    except ArgumentError as error:
+        raise _UserError(f"--{error}") from error
     torch.set_float32_matmul_precision("highest")
 
     machine = report.machine(device)

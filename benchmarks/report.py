@@ -243,6 +243,8 @@ def plot(results: Results, path: str) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: PLC0415
 
+    from nnlab.displays.style import COLORS, INK, style_axes  # noqa: PLC0415
+
     shown = [row for row in results.rows if row.ratio is not None and row.repeats and row.task != "scaling"]
     height = len(shown) + len({row.task for row in shown})
     figure = Figure((8.0, 0.8 + 0.32 * max(1, height)), layout="constrained")
@@ -256,24 +258,22 @@ def plot(results: Results, path: str) -> None:
         y += 1
         labels[y] = row.peer.partition(":")[0]
         ratio, p20, p80 = row.ratio or 0, row.ratio_p20 or 0, row.ratio_p80 or 0
-        ax.barh(y, ratio - 1, left=1, height=0.62, color="#0072B2" if ratio >= 1 else "#D55E00")
-        ax.plot([p20, p80], [y, y], color="#333333", linewidth=1.4, solid_capstyle="butt")
+        ax.barh(y, ratio - 1, left=1, height=0.62, color=COLORS[ratio < 1])
+        ax.plot([p20, p80], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
         text, at = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}", (max(p80, 1.0), y)
         ax.annotate(text, at, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
-    ax.axvline(1, color="#333333", linewidth=1)
+    ax.axvline(1, color=INK, linewidth=1)
     ax.set_xscale("log")
+    style_axes(ax, title="Time relative to nnlab", xlabel="the peer's time over ours, p20 to p80", grid="x")
     ax.set_yticks(list(labels), list(labels.values()), fontsize=8.5)
     for label in ax.get_yticklabels():
         if label.get_text() in {row.task for row in shown}:
             label.set_fontweight("bold")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
     ax.set_ylim(y + 0.6, -0.6)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.margins(x=0.1)
-    ax.set_xlabel("the peer's time over ours, p20 to p80", fontsize=9)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.set_axisbelow(True)
-    ax.grid(axis="x", color="#dddddd", linewidth=0.8)
-    ax.tick_params(axis="y", length=0)
     figure.savefig(path, dpi=150)

@@ -173,7 +173,7 @@ def test_a_peer_that_was_not_timed_is_in_the_readme():
         (["--frobnicate"], "unrecognized arguments"),
         (["--json", "no/such/folder.json"], "--json must be a file in a folder that exists"),
         (["--plot", "bench.doc"], "--plot must end in .png,"),
-        (["--device", "meta"], "--device must be cpu, cuda or auto, got meta"),
+        (["--device", "meta"], "--device must be 'cpu', 'cuda' or 'auto', got 'meta'"),
         (["--readme", "README.md", "--quick"], "--readme needs the rows of all tasks"),
         (["--readme", "pyproject.toml"], "must have <!-- benchmarks --> and <!-- /benchmarks -->, once each"),
         (["--readme", "no.md"], "no.md"),

@@ -108,9 +108,10 @@ def test_a_quick_run_leaves_out_peers_and_samples(monkeypatch, session):
     assert found.peer_seconds == 1000 * 5  # scaled up to all samples
 
 
-def timed(log: list[str], name: str, samples: int | None = None) -> Timed:
+def timed(log: list[str], orders: list[int], name: str, samples: int | None = None) -> Timed:
     def call(method, order):
         log.append(f"{name} {len(order)}")
+        orders.append(order[0].item())
         if len(log) == 7:
             raise KeyboardInterrupt
         return 1.0
@@ -120,12 +121,14 @@ def timed(log: list[str], name: str, samples: int | None = None) -> Timed:
 
 def test_contestants_take_turns_and_an_interrupt_keeps_complete_repeats(monkeypatch, session):
     monkeypatch.setattr(measure, "REST", 0)
-    log: list[str] = []
-    ours, a, b = timed(log, "ours"), timed(log, "a"), timed(log, "b", samples=50)
+    log, orders = [], []
+    ours, a, b = timed(log, orders, "ours"), timed(log, orders, "a"), timed(log, orders, "b", samples=50)
     pairs = [Pair(row(), ours, a), Pair(row(), ours, b)]
     with pytest.raises(KeyboardInterrupt):
         take_turns(session(), "task", pairs, 5)
     assert log == ["ours 250", "a 250", "b 50", "ours 250", "a 250", "b 50", "ours 250"]
+    assert orders[:3] == [orders[0]] * 3  # the same for all,
+    assert len({*orders}) == 3  # and another for each repeat
     assert [(pair.row.repeats, pair.row.ratio) for pair in pairs] == [(2, 1.0), (2, 5.0)]
 
 
