@@ -1,13 +1,14 @@
 # make train   set up, train configs/mlp.yaml on MNIST, and test it
 # make test    set up, and run the tests
 # make check   format, lint, types, import contract and tests; rewrites nothing
+# make bench   set up, and time nnlab and its peers: about ten minutes; make bench ARGS=--quick, about two
 # make setup   the environment in .venv alone
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := train
-.PHONY: setup train test lint check clean
+.PHONY: setup train test bench lint check clean
 
 setup: .venv/ready
 
@@ -23,6 +24,9 @@ train: setup
 
 test: setup
 	@$(BIN)/python -m pytest --basetemp=.pytest_tmp --numprocesses=auto --dist=worksteal
+
+bench: setup
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

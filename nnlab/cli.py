@@ -12,9 +12,9 @@ TRAINING = {
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
 LEARNING = {
+    "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "prove every hand-written gradient, or say what is wrong with a learner's",
-    "bench": "time nnlab and its peers side by side",
 }
 
 EPILOG = """\
@@ -23,9 +23,9 @@ examples:
   nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
   nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
   nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
+  nnlab data mnist                             download MNIST, verify it and say where it lies
   nnlab trace --example chapter                the chapter's worked example, number by number
   nnlab check lab4.py                          what is right and what is wrong in a learner's file
-  nnlab bench --quick                          nnlab beside NumPy, scikit-learn, torch, JAX and Lightning
 
 Settings of training come from its --config files and flags, the later of two winning.
 A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
@@ -59,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:  # before or after training, which keeps the model itself
             sys.exit(130)
         return
+    if command == "data":
+        from nnlab.data_command import main as data  # noqa: PLC0415
+
+        sys.exit(data(arguments[1:]))
     if command == "trace":
         from nnlab.trace import main as trace  # noqa: PLC0415
 
@@ -67,10 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    if command == "bench":
-        from nnlab.bench import main as bench  # noqa: PLC0415
-
-        sys.exit(bench(arguments[1:]))
     parser = _Parser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
