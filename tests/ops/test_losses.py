@@ -190,7 +190,7 @@ def test_the_words_of_a_row_are_its_functions(name):
             "]": ")",
         }.items():
             text = text.replace(old, new)
-        return eval(text, {"e": math.e, "ln": math.log})
+        return eval(text, {"e": math.e, "ln": math.log, "lnσ": lambda u: -math.log1p(math.exp(-u))})
 
     for u, t, error, y in zip(logits, values, row.errors(logits, target), row.output(logits), strict=True):
         exponentials = "+".join(f"e**({u_k})" for u_k in u.tolist())
