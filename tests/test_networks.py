@@ -103,6 +103,13 @@ def test_gradients_and_deltas_are_autograds(
         assert torch.equal(ours.detach(), theirs)
 
 
+def test_an_activation_too_few_is_an_error() -> None:
+    parameters = list(MLP([4, 3, 2]).parameters())
+    for activations in (["relu"], ["relu"] * 3):
+        with pytest.raises(ValueError, match=r"zip\(\) argument 3 is (shorter|longer) than argument"):
+            mlp_forward(torch.zeros(5, 4), parameters, activations)
+
+
 def test_the_gradient_of_the_inputs_is_left_out_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """∂E/∂x is one matrix product of the first layer's three, which training has no use for."""
     calls: list[str] = []
