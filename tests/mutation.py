@@ -111,7 +111,8 @@ def sites(tree: ast.AST, names: list[str]) -> Iterator[Site]:
         for k, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST) and not isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
                 for what, new in replacements(node, names):
-                    yield what, getattr(node, "lineno", 0), node, tree, (field, k), new
+                    if ast.dump(new) != ast.dump(node):
+                        yield what, getattr(node, "lineno", 0), node, tree, (field, k), new
                 yield from sites(node, names)
 
 

@@ -511,6 +511,13 @@ def test_bad_arguments_change_nothing(device: torch.device, labels: Tensor, lr: 
     assert bank.n_samples == 0
 
 
+def test_a_bank_records_nothing_of_samples_that_require_a_gradient() -> None:
+    bank = PerceptronBank(2, 3)
+    bank.learn_(torch.ones(2, 2, requires_grad=True), torch.tensor([1, 2]), lr=1.0)
+    assert bank.weight.any()
+    assert not any(value.requires_grad for value in (*bank.parameters(), *bank.buffers()))
+
+
 def test_a_bank_is_as_it_was_where_storing_is_broken_off() -> None:
     bank = PerceptronBank(3, 2, dtype=torch.float64)
     x, labels = problem(20, 3, 2, seed=1)
