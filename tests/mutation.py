@@ -110,9 +110,8 @@ def sites(tree: ast.AST, names: list[str]) -> Iterator[Site]:
             continue
         for k, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST) and not isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
-                for what, new in replacements(node, names):
-                    if ast.dump(new) != ast.dump(node):
-                        yield what, getattr(node, "lineno", 0), node, tree, (field, k), new
+                news = (each for each in replacements(node, names) if ast.dump(each[1]) != ast.dump(node))
+                yield from ((what, getattr(node, "lineno", 0), node, tree, (field, k), new) for what, new in news)
                 yield from sites(node, names)
 
 
