@@ -1,3 +1,7 @@
+ifeq ($(OS),Windows_NT)
+$(error make needs a POSIX system here, such as WSL. Without one: py -m venv .venv, then .venv\Scripts\python -m pip install --constraint constraints.txt --editable .[fast], and .venv\Scripts\nnlab is the command)
+endif
+
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := bench,fast,export,dev
