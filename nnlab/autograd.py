@@ -1,17 +1,15 @@
-"""The bridge: hand-written gradients for code that expects ``torch.autograd``.
+"""The bridge: hand-written gradients for code that expects ``torch.autograd``, ``torch.func`` or ``torch.compile``.
 
-One ``torch.autograd.Function`` saves and delegates; no gradient is computed here. It is ``@once_differentiable``: a
-second derivative is an error, not a wrong number.
+``ManualGradient`` delegates; no gradient is computed here. A second derivative is an error, not a wrong number.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nnlab.networks import MLP, mlp_backward, mlp_forward
+from nnlab.networks import MLP
 from nnlab.ops import (
     ACTIVATIONS,
     LOSSES,
@@ -19,6 +17,7 @@ from nnlab.ops import (
     l2_penalty_backward,
     l2_penalty_forward,
     linear_backward,
+    linear_backward_parameters,
     linear_forward,
 )
 from nnlab.validation import check_choice, check_tensors
@@ -27,130 +26,147 @@ Tensors = tuple[Tensor | None, ...]
 
 
 class ManualGradient(torch.autograd.Function):
-    """A function whose gradient was written by hand.
+    """A function whose gradient was written by hand; ``by_hand(forward, saved, backward, *inputs)`` calls it.
 
-    ``forward(*inputs)`` returns the output and the tensors that ``backward(grad_output, *saved)`` needs; that returns
-    one gradient, or None, per input. Autograd refuses to go on when a saved tensor was changed in between.
+    ``forward(*inputs)`` returns the output, ``saved(inputs, output)`` what the gradient needs, and
+    ``backward(needed, gradient, *saved)`` one gradient, or None, per input; ``needed`` says which inputs want theirs.
+    Autograd refuses to go on when a saved tensor was changed in between.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, forward: Callable[..., tuple[Tensor, Tensors]], backward: Callable[..., Tensors], *inputs: Tensor
-    ) -> Tensor:
-        """Run ``forward`` and save what it hands over."""
-        with torch.autocast(inputs[0].device.type, enabled=False):  # the operations cast nothing
-            output, saved = forward(*inputs)
-        ctx.save_for_backward(*saved)
-        ctx.delegate = backward
-        return output
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        """Delegate to the hand-written ``backward``, with autocast off as in the forward."""
-        with torch.autocast(grad_output.device.type, enabled=False):
-            return None, None, *ctx.delegate(grad_output, *ctx.saved_tensors)
+    def forward(forward: Callable[..., Any], saved: Any, backward: Any, *inputs: Any) -> Any:
+        """The output; with autocast off, since the operations cast nothing."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save what the gradient needs."""
+        _, saved, ctx.gradient, *tensors = inputs
+        ctx.save_for_backward(*saved(tensors, output))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """The gradient by hand, which is a function with a gradient of its own: one that refuses."""
+        gradient, needed = ctx.gradient, ctx.needs_input_grad[3:]
+        tensors = (*gradients, *ctx.saved_tensors)
+        if torch.compiler.is_compiling():  # a compiled function refuses a second derivative itself
+            with torch.autocast(gradients[0].device.type, enabled=False):
+                return None, None, None, *gradient(needed, *tensors)
+        return None, None, None, *by_hand(lambda *t: gradient(needed, *t), _nothing, _refuse, *tensors)
+
+
+class _NoForwardMode(ManualGradient):
+    """The same where forward mode could ask for its derivative; ``torch.compile`` takes no class with a ``jvp``."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        """Refuse, as ``torch.func.hessian`` would go on to a second derivative."""
+        _refuse()
+
+
+def by_hand(forward: Callable[..., Any], saved: Any, backward: Any, *inputs: Tensor) -> Any:
+    """``forward(*inputs)`` with ``backward`` as its gradient, see ``ManualGradient``."""
+    function = ManualGradient if torch.compiler.is_compiling() else _NoForwardMode
+    output: Any = function.apply(forward, saved, backward, *inputs)
+    return output
+
+
+def _nothing(inputs: Sequence[Tensor], output: Any) -> Tensors:
+    return ()
+
+
+def _refuse(*args: Any) -> NoReturn:
+    raise RuntimeError(
+        "a hand-written gradient is once differentiable, in reverse mode: for a second derivative or for forward mode "
+        "call the network itself, network(x), and torch's own losses, which autograd differentiates as often as asked"
+    )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``nnlab.ops.linear_forward`` with ``linear_backward`` as its gradient."""
 
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensors]:
-        return linear_forward(x, weight, bias), (x, weight)
+    def backward(needed: Sequence[bool], delta: Tensor, x: Tensor, weight: Tensor) -> Tensors:
+        if needed[0]:
+            return linear_backward(delta, x, weight)
+        return None, *linear_backward_parameters(delta, x)  # the first layer's ∂E/∂x is left out: one product of three
 
-    return _apply(forward, linear_backward, x, weight, bias)
+    u: Tensor = by_hand(linear_forward, lambda inputs, u: inputs[:2], backward, x, weight, bias)
+    return u
 
 
 def activation(u: Tensor, name: str) -> Tensor:
     """An activation of ``nnlab.ops.ACTIVATIONS``, by name, with its own gradient; u of any shape."""
     check_choice("name", name, ACTIVATIONS)
-    pair = ACTIVATIONS[name]
-
-    def forward(u: Tensor) -> tuple[Tensor, Tensors]:
-        z = pair.forward(u)
-        return z, (z,)
-
-    return _apply(forward, lambda grad_output, z: (pair.backward(grad_output, z),), u)
+    row = ACTIVATIONS[name]
+    z: Tensor = by_hand(
+        lambda u: row.forward(u).view_as(u),  # a Function must not return its input itself, as the identity does
+        lambda inputs, z: (inputs[0] if row.saves == "u" else z,),
+        lambda needed, grad_z, saved: (row.backward(grad_z, saved),),
+        u,
+    )
+    return z
 
 
 def loss(
     logits: Tensor, target: Tensor, name: str, reduction: Reduction = "sum", sample_weight: Tensor | None = None
 ) -> Tensor:
-    """A loss of ``nnlab.ops.LOSSES``, by name, with its own gradient; under ``torch.autocast`` in float32 at least.
+    """E, a scalar, by a loss of ``nnlab.ops.LOSSES`` with its own gradient; under autocast in float32 at least.
 
-    Args:
-        logits: (N, K).
-        target: as the loss takes it; data, without a gradient, and so are the weights.
-        name: a key of ``nnlab.ops.LOSSES``.
-        reduction: "sum" or "mean".
-        sample_weight: (N,), or None.
-
-    Returns:
-        E, a scalar tensor.
+    The target and the sample weights are as the loss takes them; they are data, and have no gradient.
 
     Raises:
-        ValueError: an unknown name, or what the loss raises.
+        ArgumentError: an unknown name, or what the loss raises.
     """
     check_choice("name", name, LOSSES)
-    pair = LOSSES[name]
+    row = LOSSES[name]
     if torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
 
-    def forward(logits: Tensor) -> tuple[Tensor, Tensors]:
-        return pair.forward(logits, target, reduction, sample_weight), (logits, target, sample_weight)
+    def forward(logits: Tensor, target: Tensor, *weight: Tensor) -> Tensor:
+        error: Tensor = row.forward(logits, target, reduction, *weight)
+        return error
 
-    def backward(grad_output: Tensor, logits: Tensor, target: Tensor, sample_weight: Tensor | None) -> Tensors:
-        return (pair.backward(grad_output, logits, target, reduction, sample_weight),)
+    def backward(needed: Sequence[bool], grad_E: Tensor, logits: Tensor, target: Tensor, *weight: Tensor) -> Tensors:
+        return row.backward(grad_E, logits, target, reduction, *weight), None, *(None for _ in weight)
 
-    return _apply(forward, backward, logits)
+    weight = () if sample_weight is None else (sample_weight,)
+    error: Tensor = by_hand(forward, lambda inputs, error: tuple(inputs), backward, logits, target, *weight)
+    return error
 
 
 def l2_penalty(weight: Tensor, l2: float) -> Tensor:
     """``nnlab.ops.l2_penalty_forward``, λ/2 Σ w², with its own gradient λ w."""
-
-    def forward(weight: Tensor) -> tuple[Tensor, Tensors]:
-        return l2_penalty_forward(weight, l2), (weight,)
-
-    return _apply(forward, lambda grad_output, weight: (l2_penalty_backward(grad_output, weight, l2),), weight)
+    penalty: Tensor = by_hand(
+        lambda weight: l2_penalty_forward(weight, l2),
+        lambda inputs, error: tuple(inputs),
+        lambda needed, grad_E, weight: (l2_penalty_backward(grad_E, weight, l2),),
+        weight,
+    )
+    return penalty
 
 
 def mlp(network: MLP, x: Tensor) -> Tensor:
-    """The network's outputs, with backpropagation by hand as their gradient.
+    """The network's outputs, (N, K), of x, (N, I), with the gradient by hand of every layer.
 
-    Under ``torch.autocast`` this is the border: the inputs and the parameters are cast to the autocast dtype, the
-    outputs and the gradients back to the parameters' dtype, so that a loss after it runs in full precision.
-
-    Args:
-        network: whose parameters are used, and receive the gradients.
-        x: (N, I), of the parameters' dtype.
-
-    Returns:
-        logits, (N, K), of the parameters' dtype.
+    Each layer is called once as the module that it is, so hooks, parametrisations and pruning act on the outputs and
+    on the gradients. Under ``torch.autocast`` the inputs and parameters are cast to the autocast dtype, and the outputs
+    and gradients back to the parameters' dtype, so that a loss after it runs in full precision.
 
     Raises:
-        ValueError: x does not fit the network.
+        ArgumentError: x does not fit the network.
     """
     device = x.device.type
-    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    parameters = tuple(network.parameters())
-    check_tensors(x=(x, "N I"), weight=(parameters[0], "O I"))
-    full, n_parameters, with_input = parameters[0].dtype, len(parameters), x.requires_grad
+    if not torch.is_autocast_enabled(device):
+        output: Tensor = network(x, linear, activation)
+        return output
+    dtype, full = torch.get_autocast_dtype(device), x.dtype
 
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor if compute is None else tensor.to(compute)
+    def cast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        check_tensors(weight=(weight, "O I"), bias=(bias, "O"))
+        return linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
 
-    def forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensors]:
-        cache = mlp_forward(cast(x), [cast(p) for p in parameters], network.activations)
-        return cache[-1].to(full), (*parameters, *cache)
-
-    def backward(grad_output: Tensor, *saved: Tensor) -> Tensors:
-        parameters, cache = [cast(p) for p in saved[:n_parameters]], saved[n_parameters:]
-        found = mlp_backward(cast(grad_output), cache, parameters, network.activations, with_input)
-        return tuple(None if g is None else g.to(full) for g in (found.x, *found.parameters))
-
-    return _apply(forward, backward, x, *parameters)
-
-
-def _apply(forward: Callable[..., tuple[Tensor, Tensors]], backward: Callable[..., Tensors], *inputs: Tensor) -> Tensor:
-    output: Tensor = ManualGradient.apply(forward, backward, *inputs)
-    return output
+    output = network(x, cast, activation)
+    return output.to(full)

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> float:
         engine.run_(order, Descent(lr, momentum=0.9, weight_decay=1e-4))
         lr *= 0.8
 
-    accuracy = (network.forward(x_test)[-1].argmax(1) == labels_test).double().mean().item()
+    accuracy: float = (network(x_test).argmax(1) == labels_test).double().mean().item()
     print(f"test accuracy: {accuracy:.4f}")
     return accuracy
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnlab.ops import ACTIVATIONS, LOSSES
-from nnlab.validation import ArgumentError, check_choice, check_labels, check_range, check_tensors
+from nnlab.validation import ArgumentError, check_choice, check_labels, check_tensors
 
 Update = Callable[[Sequence[Tensor]], object]
 """An optimizer's step: it is given ∂E/∂w in the order of the parameters, in buffers that the next step reuses."""
@@ -38,19 +38,20 @@ def check_network(parameters: Sequence[Tensor], activations: Sequence[str], x: T
 
 
 def check_target(target: Tensor, x: Tensor, loss: str, n_outputs: int) -> None:
-    """Hold the target, (N,) int64 or (N, K) as the loss takes it, to the samples.
+    """Check that the target, (N,) int64 or (N, K) as the loss takes it, fits the samples.
 
     Raises:
-        ArgumentError: shape, dtype or device, or a label out of range.
+        ArgumentError: shape, dtype or device is wrong, or a value out of range.
     """
-    if LOSSES[loss].target == "labels":
+    row = LOSSES[loss]
+    if row.target == "labels":
         check_labels(target, x, n_outputs, everywhere=True)
     elif target.ndim != 2 or target.shape[1] != n_outputs:
         raise ArgumentError("target", f"must have shape (N, {n_outputs}), got {tuple(target.shape)}")
     else:
         check_tensors(x=(x, "N I"), target=(target, "N K"))
-        if loss == "binary_cross_entropy":
-            check_range("target", target, 0, 1)
+        if row.bounds is not None:
+            row.bounds("target", target, {})
 
 
 def check_order(order: Tensor, x: Tensor, most: int | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnlab.engine.inplace import ACTIVATE_
+from nnlab.engine.inplace import activate_
 from nnlab.engine.samples import Sparse
 from nnlab.engine.step import Layer, net_inputs
 
@@ -31,6 +31,6 @@ def forward_(
     for x, into in zip(parts, torch.split(outputs, AT_ONCE), strict=True):
         z = x
         for layer, name, u in zip(layers, activations, [*(t[: len(x)] for t in space), into], strict=True):
-            for operation in (net_inputs(z, layer, u), *ACTIVATE_[name](u)):
+            for operation in (net_inputs(z, layer, u), activate_(name, u)):
                 operation()
             z = u

@@ -1,42 +1,41 @@
-"""The activations and losses of ``nnlab.ops``, bound to buffers that they write in place; tests hold each to its op."""
+"""The in-place forms of activations and losses, bound to their buffers; without one, the pure functions and a copy.
+
+Tests compare each with its op.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-Bound = list[Callable[[], Any]]
+from nnlab.ops import ACTIVATIONS, LOSSES
 
-_aten = torch.ops.aten
+Bound = Callable[[], Any]
 
-ACTIVATE_: dict[str, Callable[[Tensor], Bound]] = {
-    "identity": lambda u: [],
-    "sigmoid": lambda u: [u.sigmoid_],
-    "tanh": lambda u: [u.tanh_],
-    "relu": lambda u: [u.relu_],
-}
-"""u becomes z = h(u)."""
 
-PULL_BACK_: dict[str, Callable[[Tensor, Tensor], Bound]] = {
-    "identity": lambda delta, z: [],
-    "sigmoid": lambda delta, z: [partial(_aten.sigmoid_backward.grad_input, delta, z, grad_input=delta)],
-    "tanh": lambda delta, z: [partial(_aten.tanh_backward.grad_input, delta, z, grad_input=delta)],
-    "relu": lambda delta, z: [partial(_aten.threshold_backward.grad_input, delta, z, 0, grad_input=delta)],
-}
-"""∂E/∂z becomes ∂E/∂u = ∂E/∂z h'(u), given z."""
+def activate_(name: str, u: Tensor) -> Bound:
+    """What turns u into z = h(u)."""
+    row = ACTIVATIONS[name]
+    return partial(row.forward_, u) if row.forward_ is not None else lambda: u.copy_(row.forward(u))
 
-DIFFERENTIATE_: dict[str, Callable[[Tensor, Tensor, Tensor], Bound]] = {
-    "sum_of_squares": lambda y, target, delta: [partial(torch.sub, y, target, out=delta)],
-    "binary_cross_entropy": lambda y, target, delta: [
-        partial(torch.sigmoid, y, out=delta),
-        partial(delta.sub_, target),
-    ],
-    "softmax_cross_entropy": lambda y, target, delta: [
-        partial(torch.softmax, y.T, 0, out=delta.T),
-        partial(delta.sub_, target),
-    ],
-}
-"""``(outputs, target, delta)``, each (N, K), a label's target being its row of the unit matrix: delta becomes the
-gradient of the summed errors with respect to the outputs."""
+
+def activation_backward_(name: str, grad_z: Tensor, saved: Tensor) -> Bound:
+    """What turns ∂E/∂z into δ = ∂E/∂z h'(u), given u or z as the row saves it."""
+    row = ACTIVATIONS[name]
+    if row.backward_ is not None:
+        return partial(row.backward_, grad_z, saved)
+    return lambda: grad_z.copy_(row.backward(grad_z, saved))
+
+
+def loss_backward_(name: str, logits: Tensor, target: Tensor, delta: Tensor) -> Bound:
+    """What writes the gradient of the summed errors into δ, all (N, K), a label being a row of the unit matrix."""
+    row = LOSSES[name]
+    if row.backward_ is not None:
+        return partial(row.backward_, logits, target, delta)
+
+    def run() -> None:
+        given = target.argmax(1) if row.target == "labels" else target
+        delta.copy_(row.backward(logits.new_ones(()), logits, given))
+
+    return run

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nnlab.engine.layout import Array, Known, Limits, Units, from_lanes, measure, narrow, rows_of, to_lanes
+from nnlab.engine.perceptron_block import sample_error
 from nnlab.engine.rule import learn, learn_in_groups
 from nnlab.engine.threads import as_torch
 from nnlab.networks import PerceptronBank
-from nnlab.ops.perceptron_sample import sample_error
 
 LANES = (4, 8, 16)  # units side by side: the least that hold a group, or the most
 

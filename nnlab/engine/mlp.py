@@ -51,7 +51,7 @@ class MLPEngine:
     >>> engine = MLPEngine(list(network.parameters()), network.activations, "softmax_cross_entropy", x, labels)
     >>> for epoch in range(100):
     ...     outputs = engine.run_(torch.randperm(2), Descent(lr=0.5)).outputs
-    >>> network(x)[-1].argmax(1)
+    >>> network(x).argmax(1)
     tensor([0, 1])
 
     Args:
@@ -107,7 +107,7 @@ class MLPEngine:
         self._samples = Samples(Dense(self._x), *given)
         self._first: SparseFirst | None = None
         self._looked = low != x.dtype
-        self._space = Space.of(sizes, min(batch_size, len(x)), self._used[0])
+        self._space = Space.of(sizes, self._activations, min(batch_size, len(x)), self._used[0])
         self._gradients: list[Tensor] = []
         self._bound: tuple[object, ...] = ()
         self._lines: dict[tuple[int, int], Line] = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nnlab.engine.arguments import check_order
+from nnlab.engine.perceptron_block import learn_blocked_
 from nnlab.networks import PerceptronBank
 from nnlab.validation import check_labels, check_positive, check_tensors
 
@@ -34,7 +35,7 @@ class PerceptronEngine:
 
     However it is computed, the mistakes are those of ``nnlab.ops.perceptron_rule``, sample by sample, and the weights
     are its weights to the last bit. On a CPU the loop over the samples is compiled by numba (the extra ``fast``), on a
-    CUDA device by Triton; without them, or in half precision, it is ``nnlab.ops.perceptron_rule_blocked``.
+    CUDA device by Triton; without them, or in half precision, it is ``nnlab.engine.perceptron_rule_blocked``.
 
     >>> bank = PerceptronBank(2, 1)
     >>> x, labels = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]]), torch.tensor([0, 0, 0, 1])   # logical and
@@ -103,7 +104,7 @@ class PerceptronEngine:
     def _learn_blocked(self, order: Tensor, lr: float) -> Tensor:
         """The same in tensor operations."""
         return torch.cat(
-            [self._bank.learn_(self._x[part], self._labels[part], lr) for part in torch.split(order, CHUNK)]
+            [learn_blocked_(self._bank, self._x[part], self._labels[part], lr) for part in torch.split(order, CHUNK)]
         )
 
 

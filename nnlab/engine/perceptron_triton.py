@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nnlab.engine.perceptron_block import sample_error
 from nnlab.networks import PerceptronBank
-from nnlab.ops.perceptron_sample import sample_error
 
 AHEAD = 32  # samples looked at at once: about as many as lie between two mistakes of a unit on MNIST
 FEATURES = 256  # looked at at once

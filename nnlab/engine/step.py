@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
+from nnlab.engine.inplace import activate_, activation_backward_, loss_backward_
 from nnlab.engine.samples import Batch, Sparse, by_class
+from nnlab.ops import ACTIVATIONS
 
 
 class Line(list[Callable[[], Any]]):
@@ -48,15 +49,18 @@ class Space(NamedTuple):
 
     z: list[Tensor]  # each hidden layer's output, (N, O)
     delta: list[Tensor]  # each layer's δ, (N, O)
+    u: list[Tensor]  # each layer's net inputs, (N, O), where its activation saves u; else (N, 0)
     masks: list[Tensor]  # of each hidden layer, (N, O); empty without dropout
     masked: list[Tensor]  # each hidden layer's output after dropout, likewise
     ones: Tensor  # (N,)
 
     @staticmethod
-    def of(sizes: Sequence[int], n: int, like: Tensor) -> Space:
+    def of(sizes: Sequence[int], activations: Sequence[str], n: int, like: Tensor) -> Space:
         """Buffers for n samples in layers of these sizes, of the dtype and on the device of ``like``."""
         z, delta = ([like.new_empty(n, size) for size in sizes[:-1]] for _ in "zδ")
-        return Space(z, [*delta, by_class(like, n, sizes[-1])], [], [], like.new_ones(n))
+        kept = [size if ACTIVATIONS[h].saves == "u" else 0 for size, h in zip(sizes, activations, strict=True)]
+        u = [like.new_empty(n, size) for size in kept]
+        return Space(z, [*delta, by_class(like, n, sizes[-1])], u, [], [], like.new_ones(n))
 
     def with_masks(self, wanted: bool) -> Space:
         """The same with room for dropout, or without."""
@@ -65,8 +69,8 @@ class Space(NamedTuple):
 
     def first(self, n: int) -> Space:
         """The same for fewer samples."""
-        z, delta, masks, masked = ([t[:n] for t in tensors] for tensors in self[:-1])
-        return Space(z, delta, masks, masked, self.ones[:n])
+        z, delta, u, masks, masked = ([t[:n] for t in tensors] for tensors in self[:-1])
+        return Space(z, delta, u, masks, masked, self.ones[:n])
 
 
 def propagate(
@@ -93,17 +97,20 @@ def propagate(
     for k, (layer, name, u) in enumerate(zip(layers, activations, outputs, strict=True)):
         inputs.append(z)
         line.append(net_inputs(z, layer, u))  # eq. 3.1
-        line += ACTIVATE_[name](u)  # eq. 3.2
+        if ACTIVATIONS[name].saves == "u":
+            line.then(space.u[k].copy_, u)
+        line.append(activate_(name, u))  # eq. 3.2
         z = u
         if space.masks and k < last:
             z = space.masked[k]
             line.then(torch.mul, u, space.masks[k], out=z)
     delta = space.delta
-    line += DIFFERENTIATE_[loss](batch.outputs, batch.target, delta[last])  # the first factor of eq. 3.11
+    line.append(loss_backward_(loss, batch.outputs, batch.target, delta[last]))  # the first factor of eq. 3.11
     if batch.weight is not None:
         line.then(delta[last].mul_, batch.weight)
     for k in range(last, -1, -1):
-        line += PULL_BACK_[activations[k]](delta[k], outputs[k])
+        saved = space.u[k] if ACTIVATIONS[activations[k]].saves == "u" else outputs[k]
+        line.append(activation_backward_(activations[k], delta[k], saved))
         if k > 0:
             line.then(torch.mm, delta[k], layers[k].weight, out=delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
             if space.masks:

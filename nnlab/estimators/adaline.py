@@ -13,7 +13,7 @@ from nnlab.estimators.arrays import to_host
 from nnlab.estimators.callbacks import epochs_of_fit, with_callbacks
 from nnlab.estimators.linear_units import LinearUnits
 from nnlab.ops import (
-    gradient_descent_,
+    gradient_descent,
     linear_backward_parameters,
     linear_forward,
     perceptron_predict,
@@ -124,7 +124,7 @@ class Adaline(LinearUnits):
         for n in epochs_of_fit(self, self.n_iter, stopped, lambda: {"w_": self._w(place, w, b)}, **given):
             gradients = linear_backward_parameters(sum_of_squares_backward(one, u, target, "mean", weights), x)
             for parameter, gradient in zip((w, b), gradients, strict=True):
-                gradient_descent_(parameter, gradient, eta)
+                parameter.copy_(gradient_descent(parameter, gradient, eta))
             steps.append(eta * math.hypot(*(gradient.norm().item() for gradient in gradients)))  # ‖ΔW‖
             u = linear_forward(x, w, b)
             cost = sum_of_squares_forward(u, target, "mean", weights).item()

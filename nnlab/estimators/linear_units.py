@@ -12,7 +12,7 @@ from torch import Tensor
 from nnlab.estimators.arrays import Array, Place, to_host
 from nnlab.estimators.callbacks import CallbackSupportMixin
 from nnlab.estimators.labels import LabelClassifier, find_classes
-from nnlab.ops import perceptron_net_input, perceptron_predict
+from nnlab.ops import linear_forward, perceptron_predict
 
 
 class LinearUnits(CallbackSupportMixin, LabelClassifier, BaseEstimator):  # type: ignore[misc]
@@ -46,7 +46,7 @@ class LinearUnits(CallbackSupportMixin, LabelClassifier, BaseEstimator):  # type
         place = Place.of(X, self.device)
         x = place.tensor(validate_data(self, to_host(X), dtype=[np.float64, np.float32], reset=False))
         w = place.tensor(self.w_, x.dtype).reshape(-1, 1 + x.shape[1])
-        return place, perceptron_net_input(x, w[:, 1:], w[:, 0])
+        return place, linear_forward(x, w[:, 1:], w[:, 0])
 
     def net_input(self, X: Any) -> Array:
         """Net inputs u = Σ w_i x_i + w_0: (N,) for two classes, (N, K) for more."""

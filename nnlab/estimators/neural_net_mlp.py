@@ -42,9 +42,9 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         minibatch_size: samples per update. A tail shorter than that is left out, see ``drop_last``.
         seed: of the weights, the shuffling and the dropout.
         random_state: scikit-learn's name for it, used when ``seed`` is None.
-        activation: of the hidden layers, "sigmoid", "tanh", "relu" or "identity"; a tuple names one for each.
-        loss: "binary_cross_entropy", the chapter's logistic cost, or "sum_of_squares", both with one sigmoid unit per
-            class; or "softmax_cross_entropy".
+        activation: of the hidden layers, a name of ``nnlab.ops.ACTIVATIONS``; a tuple names one for each.
+        loss: a name of ``nnlab.ops.LOSSES``: "binary_cross_entropy", the chapter's logistic cost, or "sum_of_squares",
+            both with one sigmoid unit per class; or "softmax_cross_entropy".
         optimizer: "sgd" for gradient descent, or "adam".
         momentum: of gradient descent.
         dropout: the chance of a hidden unit to be left out of a step.
@@ -61,6 +61,8 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         eval_: lists with one figure per epoch, over all training data after it: "cost", in the chapter's printed form
             with l2 Σ w²; "loss", the one whose gradient is applied, with l2/2 Σ w²; "train_acc"; and with validation
             data "valid_acc" and "valid_cost", in the form of "cost". Accuracies are plain shares, without weights.
+            "cost_per_sample" and "valid_cost_per_sample" are means over the samples, without the penalty: these two
+            can be compared.
         w_h, b_h, w_out, b_out: weights and biases of a network with one hidden layer, inputs × outputs.
         coefs_, intercepts_: the same, as lists, for any number of layers.
         classes_: the labels, sorted.
@@ -173,7 +175,7 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return labels if LOSSES[self.loss].target == "labels" else one_hot(labels, len(self.classes_)).to(dtype)
 
     def _objective(self) -> Objective:
-        output = "sigmoid" if self.loss == "sum_of_squares" else "identity"  # cross-entropies take logits
+        output = LOSSES[self.loss].classifier_units
         return Objective((*self._hidden_activations(), output), self.loss, float(self.l2))
 
     def _figures(
@@ -181,11 +183,13 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
     ) -> dict[str, float]:
         penalty = objective.penalty(parameters)  # λ/2 Σ w², half of what the chapter prints
         errors = objective.errors(outputs, data.target, data.weight)
-        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "train_acc": _accuracy(outputs, data.target)}
+        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "cost_per_sample": errors / data.total}
+        figures["train_acc"] = _accuracy(outputs, data.target)
         if valid is not None:
             outputs = objective.outputs(parameters, valid.x)
             figures["valid_acc"] = _accuracy(outputs, valid.target)
-            figures["valid_cost"] = objective.errors(outputs, valid.target) + 2 * penalty
+            errors = objective.errors(outputs, valid.target)
+            figures |= {"valid_cost": errors + 2 * penalty, "valid_cost_per_sample": errors / valid.total}
         return figures
 
     def _merit(self, figures: dict[str, float]) -> float:
@@ -207,7 +211,8 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return place.give(self._log_proba(u).exp())
 
     def _log_proba(self, u: Tensor) -> Tensor:
-        return torch.log_softmax(u if self.loss == "softmax_cross_entropy" else logsigmoid(u), 1)
+        own = LOSSES[self.loss].log_probabilities
+        return torch.log_softmax(logsigmoid(u), 1) if own is None else own(u)
 
     @property
     def w_h(self) -> Array:

@@ -42,7 +42,7 @@ class Objective(NamedTuple):
 
     def outputs(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         """The network's outputs, (N, K)."""
-        return torch.cat([mlp_forward(part, parameters, self.activations)[-1] for part in torch.split(x, AT_ONCE)])
+        return torch.cat([mlp_forward(part, parameters, self.activations)[-1].z for part in torch.split(x, AT_ONCE)])
 
     def errors(self, outputs: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> float:
         """The part of E that the data make, Σₙ wₙ Eₙ."""

@@ -1,151 +1,156 @@
-"""Activation functions h(u) and the pull-back δ ↦ δ h'(u) (eqs. 3.2, 3.11 and 3.17).
-
-Each derivative is written in terms of the output z = h(u), which the next layer has to keep anyway.
-"""
+"""Activations z = h(u) and their backward δ = ∂E/∂z · h'(u) (eqs. 3.2, 3.11 and 3.17), and the one table of them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from math import pi, sqrt
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nnlab.validation import check_tensors
-
-
-def identity_forward(u: Tensor) -> Tensor:
-    """h(u) = u, the linear output unit of the chapter's conceptual example.
-
-    Args:
-        u: activation potentials, any shape.
-
-    Returns:
-        u itself.
-
-    Raises:
-        ValueError: u is not a floating-point tensor.
-    """
-    check_tensors(u=(u, "..."))
-    return u
-
-
-def identity_backward(grad_output: Tensor, z: Tensor) -> Tensor:
-    """∂E/∂u = ∂E/∂z, since h'(u) = 1: grad_output itself; arguments and errors as in ``sigmoid_backward``."""
-    check_tensors(grad_output=(grad_output, "..."), z=(z, "..."))
-    return grad_output
-
-
-def sigmoid_forward(u: Tensor) -> Tensor:
-    """The logistic sigmoid h(u) = 1 / (1 + e^−u).
-
-    Args:
-        u: activation potentials, any shape.
-
-    Returns:
-        z in [0, 1], of u's shape.
-
-    Raises:
-        ValueError: u is not a floating-point tensor.
-
-    Source: chapter 3, the remark under eq. 3.2.
-
-    >>> sigmoid_forward(torch.tensor([-1e4, 0.0, 1e4]))
-    tensor([0.0000, 0.5000, 1.0000])
-    """
-    check_tensors(u=(u, "..."))
-    return torch.sigmoid(u)
-
-
-def sigmoid_backward(grad_output: Tensor, z: Tensor) -> Tensor:
-    """∂E/∂u = ∂E/∂z · z (1 − z), since h'(u) = h(u) (1 − h(u)).
-
-    Args:
-        grad_output: ∂E/∂z, of z's shape.
-        z: the forward output h(u), any shape.
-
-    Returns:
-        ∂E/∂u, a tensor of z's shape.
-
-    Raises:
-        ValueError: shapes, dtypes or devices disagree.
-
-    Source: the factor h'(u) of eqs. 3.11 and 3.17.
-    """
-    check_tensors(grad_output=(grad_output, "..."), z=(z, "..."))
-    return grad_output * (1 - z) * z
-
-
-def tanh_forward(u: Tensor) -> Tensor:
-    """h(u) = (e^u − e^−u) / (e^u + e^−u).
-
-    The chapter calls this a logistic sigmoid; it is one, scaled and shifted: tanh(u) = 2 σ(2u) − 1.
-
-    Args:
-        u: activation potentials, any shape.
-
-    Returns:
-        z in [−1, 1], of u's shape.
-
-    Raises:
-        ValueError: u is not a floating-point tensor.
-
-    Source: chapter 3, "Simple conceptual example".
-
-    >>> tanh_forward(torch.tensor([0.7, 1.0]))
-    tensor([0.6044, 0.7616])
-    """
-    check_tensors(u=(u, "..."))
-    return torch.tanh(u)
-
-
-def tanh_backward(grad_output: Tensor, z: Tensor) -> Tensor:
-    """∂E/∂u = ∂E/∂z · (1 − z²), since h'(u) = 1 − h(u)².
-
-    Arguments, result and errors are those of ``sigmoid_backward``.
-
-    Source: chapter 3, "Simple conceptual example".
-    """
-    check_tensors(grad_output=(grad_output, "..."), z=(z, "..."))
-    return grad_output * (1 - z * z)
-
-
-def relu_forward(u: Tensor) -> Tensor:
-    """h(u) = max(u, 0).
-
-    Args:
-        u: activation potentials, any shape.
-
-    Returns:
-        z >= 0, of u's shape.
-
-    Raises:
-        ValueError: u is not a floating-point tensor.
-
-    Source: Nair and Hinton (2010), "Rectified linear units improve restricted Boltzmann machines".
-    """
-    check_tensors(u=(u, "..."))
-    return torch.relu(u)
-
-
-def relu_backward(grad_output: Tensor, z: Tensor) -> Tensor:
-    """∂E/∂u = ∂E/∂z, but 0 where u <= 0, which is where z = 0; so h'(0) = 0 as in torch.
-
-    Arguments, result and errors are those of ``sigmoid_backward``.
-    """
-    check_tensors(grad_output=(grad_output, "..."), z=(z, "..."))
-    return torch.where(z <= 0, 0, grad_output)  # a NaN in z is not hidden
+from nnlab.validation import AnyShape, op
 
 
 class Activation(NamedTuple):
-    """An activation function: ``forward(u) -> z`` and ``backward(grad_output, z) -> grad_u``."""
+    """All that nnlab knows of an activation; whoever needs a part of it reads this row."""
 
-    forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor], Tensor]  # u -> z
+    backward: Callable[[Tensor, Tensor], Tensor]  # ∂E/∂z, and u or z -> δ = ∂E/∂u
+    saves: Literal["u", "z"]  # what backward needs of the forward
+    module: Callable[[], nn.Module]  # torch's own, for to_sequential and as the reference of the tests
+    initial_std: Callable[[int, int], float]  # of the weights of a layer with I inputs and O units
+    formula: str  # of z, for a number or a letter in the place of {u}
+    slope: str  # h'(u) as a factor, likewise of {u} or {z}
+    forward_: Callable[[Tensor], Any] | None = None  # u becomes z in place; without it, the engine copies z
+    backward_: Callable[[Tensor, Tensor], Any] | None = None  # ∂E/∂z becomes δ in place, likewise
 
 
-ACTIVATIONS = {
-    "identity": Activation(identity_forward, identity_backward),
-    "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
-    "tanh": Activation(tanh_forward, tanh_backward),
-    "relu": Activation(relu_forward, relu_backward),
-}
-"""Every activation by its name."""
+ACTIVATIONS: dict[str, Activation] = {}
+
+
+def he(n_in: int, n_out: int) -> float:
+    """√(2 / I), for units that let nothing, or little, through on one side (He et al., 2015)."""
+    return sqrt(2 / n_in)
+
+
+def glorot(n_in: int, n_out: int) -> float:
+    """√(2 / (I + O)), for the others (Glorot and Bengio, 2010)."""
+    return sqrt(2 / (n_in + n_out))
+
+
+def _by(kernel: str, *settings: Any) -> Callable[[Tensor, Tensor], Any]:
+    """One of the kernels that autograd calls, writing δ where ∂E/∂z was."""
+    function = getattr(torch.ops.aten, kernel).grad_input
+    return lambda grad_z, saved: function(grad_z, saved, *settings, grad_input=grad_z)
+
+
+@op
+def identity_forward(u: AnyShape) -> AnyShape:
+    """z = u."""
+    return u
+
+
+@op
+def identity_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z."""
+    return grad_z
+
+
+ACTIVATIONS["identity"] = Activation(
+    identity_forward, identity_backward, "z", nn.Identity, glorot, "{u}", "1", lambda u: u, lambda grad_z, z: grad_z
+)
+
+
+@op
+def sigmoid_forward(u: AnyShape) -> AnyShape:
+    """z = σ(u) = 1 / (1 + e⁻ᵘ) (the remark under eq. 3.2)."""
+    return torch.sigmoid(u)
+
+
+@op
+def sigmoid_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z · z (1 − z)."""
+    return grad_z * (1 - z) * z
+
+
+ACTIVATIONS["sigmoid"] = Activation(
+    *(sigmoid_forward, sigmoid_backward, "z", nn.Sigmoid, glorot, "1 / (1 + e^(−{u}))", "{z}·(1 − {z})"),
+    *(torch.Tensor.sigmoid_, _by("sigmoid_backward")),
+)
+
+
+@op
+def tanh_forward(u: AnyShape) -> AnyShape:
+    """z = tanh u = (eᵘ − e⁻ᵘ) / (eᵘ + e⁻ᵘ), which is 2 σ(2u) − 1 (the chapter's simple conceptual example)."""
+    return torch.tanh(u)
+
+
+@op
+def tanh_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z · (1 − z²)."""
+    return grad_z * (1 - z * z)
+
+
+ACTIVATIONS["tanh"] = Activation(
+    *(tanh_forward, tanh_backward, "z", nn.Tanh, glorot, "tanh({u})", "(1 − {z}²)"),
+    *(torch.Tensor.tanh_, _by("tanh_backward")),
+)
+
+
+@op
+def relu_forward(u: AnyShape) -> AnyShape:
+    """z = max(u, 0) (Nair and Hinton, 2010)."""
+    return torch.relu(u)
+
+
+@op
+def relu_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z where z > 0, else 0; h'(0) = 0, as in torch, and a NaN in z does not become 0."""
+    return torch.where(z <= 0, 0, grad_z)
+
+
+ACTIVATIONS["relu"] = Activation(
+    *(relu_forward, relu_backward, "z", nn.ReLU, he, "max({u}, 0)", "(1 if {z} > 0 else 0)"),
+    *(torch.Tensor.relu_, _by("threshold_backward", 0)),
+)
+
+
+@op
+def leaky_relu_forward(u: AnyShape) -> AnyShape:
+    """z = u where u > 0, else 0.01 u (Maas et al., 2013)."""
+    return torch.where(u > 0, u, 0.01 * u)
+
+
+@op
+def leaky_relu_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z where z > 0, else 0.01 ∂E/∂z."""
+    return torch.where(z > 0, grad_z, 0.01 * grad_z)
+
+
+ACTIVATIONS["leaky_relu"] = Activation(
+    *(leaky_relu_forward, leaky_relu_backward, "z", partial(nn.LeakyReLU, 0.01), he),
+    *("({u} if {u} > 0 else 0.01·{u})", "(1 if {z} > 0 else 0.01)"),
+    *(partial(nn.functional.leaky_relu_, negative_slope=0.01), _by("leaky_relu_backward", 0.01, True)),
+)
+
+
+@op
+def gelu_forward(u: AnyShape) -> AnyShape:
+    """z = u Φ(u), Φ the standard normal distribution (Hendrycks and Gimpel, 2016), in its exact form."""
+    return u * _normal_distribution(u)
+
+
+@op
+def gelu_backward(grad_z: AnyShape, u: AnyShape) -> AnyShape:
+    """δ = ∂E/∂z · (Φ(u) + u φ(u)), φ = Φ' the standard normal density."""
+    return grad_z * (_normal_distribution(u) + u * torch.exp(-u * u / 2) / sqrt(2 * pi))
+
+
+def _normal_distribution(u: Tensor) -> Tensor:
+    return (1 + torch.erf(u / sqrt(2))) / 2
+
+
+ACTIVATIONS["gelu"] = Activation(
+    *(gelu_forward, gelu_backward, "u", nn.GELU, he, "{u}·Φ({u})", "(Φ({u}) + {u}·φ({u}))"),
+    *(torch.ops.aten.gelu_, _by("gelu_backward")),
+)

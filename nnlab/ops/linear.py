@@ -1,91 +1,54 @@
-"""The linear map u = x Wᵀ + b of a layer (eqs. 3.1 and 3.3) and its gradients (eqs. 3.8, 3.9 and 3.17)."""
+"""The linear layer u = x Wᵀ + b, dropout, the L2 penalty, and the step of gradient descent."""
 
-import torch
-from torch import Tensor
-
-from nnlab.validation import check_tensors
+from nnlab.validation import NI, NO, OI, AnyShape, NotNegative, O, Scalar, op
 
 
-def linear_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Activation potentials ``u = x Wᵀ + b`` of one layer.
+@op
+def linear_forward(x: NI, weight: OI, bias: O) -> NO:
+    """u = x Wᵀ + b (eqs. 3.1 and 3.3)."""
+    return x @ weight.T + bias
 
-    Args:
-        x: inputs o, (N, I).
-        weight: w_ji, (O, I).
-        bias: w_j0, (O,).
 
-    Returns:
-        u, (N, O).
+@op
+def linear_backward(delta: NO, x: NI, weight: OI) -> tuple[NI, OI, O]:
+    """With δ = ∂E/∂u: ∂E/∂x = δ W (the sum in eq. 3.17), ∂E/∂W = δᵀ x (eq. 3.9), ∂E/∂b = Σₙ δₙ."""
+    return delta @ weight, delta.T @ x, delta.sum(0)
 
-    Raises:
-        ValueError: shapes, dtypes or devices disagree; the argument and both sizes are named.
 
-    Source: chapter 3, eqs. 3.1 and 3.3.
+@op
+def linear_backward_parameters(delta: NO, x: NI) -> tuple[OI, O]:
+    """``linear_backward`` without ∂E/∂x, which the first layer has no use for."""
+    return delta.T @ x, delta.sum(0)
 
-    >>> linear_forward(torch.tensor([[2.0]]), torch.tensor([[0.3], [0.4]]), torch.tensor([0.1, 0.2]))
-    tensor([[0.7000, 1.0000]])
+
+@op
+def dropout_forward(z: AnyShape, mask: AnyShape) -> AnyShape:
+    """z · m, where m is 0 for a dropped unit and 1 / (1 − p) for a kept one (Srivastava et al., 2014)."""
+    return z * mask
+
+
+@op
+def dropout_backward(grad_output: AnyShape, mask: AnyShape) -> AnyShape:
+    """∂E/∂z = ∂E/∂(z · m) · m."""
+    return grad_output * mask
+
+
+@op
+def l2_penalty_forward(weight: OI, l2: NotNegative) -> Scalar:
+    """E_w = λ/2 Σ w², for weights and not for biases.
+
+    The chapter (section 3.4) prints λ Σ w² and updates with λ w, which is the gradient of this form.
     """
-    check_tensors(x=(x, "N I"), weight=(weight, "O I"), bias=(bias, "O"))
-    return torch.addmm(bias, x, weight.T)
+    return l2 / 2 * (weight * weight).sum()
 
 
-def linear_backward(grad_output: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pull the error gradient back through ``u = x Wᵀ + b``.
-
-    With δ = ∂E/∂u: ∂E/∂x = δ W (the sum in eq. 3.17), ∂E/∂W = δᵀ x (eq. 3.9), ∂E/∂b = Σₙ δₙ.
-
-    Args:
-        grad_output: δ, (N, O), in units of E per unit of u.
-        x: the forward input, (N, I).
-        weight: (O, I).
-
-    Returns:
-        (N, I), (O, I), (O,): new tensors of grad_output's dtype and device.
-
-    Raises:
-        ValueError: N, I or O disagree; both shapes are named.
-
-    Source: chapter 3, eqs. 3.9 and 3.17.
-    """
-    check_tensors(grad_output=(grad_output, "N O"), x=(x, "N I"), weight=(weight, "O I"))
-    return linear_backward_input(grad_output, weight), *linear_backward_parameters(grad_output, x)
+@op
+def l2_penalty_backward(grad_E: Scalar, weight: OI, l2: NotNegative) -> OI:
+    """∂E/∂w = λ w."""
+    return grad_E * l2 * weight
 
 
-def linear_backward_input(grad_output: Tensor, weight: Tensor) -> Tensor:
-    """The half of ``linear_backward`` that the layer below needs: Σ_l δ_l w_lj.
-
-    The first layer has none below it, so a network leaves this GEMM out there.
-
-    Args:
-        grad_output: δ, (N, O).
-        weight: (O, I).
-
-    Returns:
-        ∂E/∂x, (N, I).
-
-    Raises:
-        ValueError: O, dtype or device disagree.
-
-    Source: chapter 3, the sum in eq. 3.17.
-    """
-    check_tensors(grad_output=(grad_output, "N O"), weight=(weight, "O I"))
-    return grad_output @ weight
-
-
-def linear_backward_parameters(grad_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The half of ``linear_backward`` that the layer itself needs: δ_j o_i, summed over the samples.
-
-    Args:
-        grad_output: δ, (N, O).
-        x: the forward input o, (N, I).
-
-    Returns:
-        ∂E/∂W, (O, I), and ∂E/∂b, (O,).
-
-    Raises:
-        ValueError: N, dtype or device disagree.
-
-    Source: chapter 3, eqs. 3.9 and 3.18.
-    """
-    check_tensors(grad_output=(grad_output, "N O"), x=(x, "N I"))
-    return grad_output.T @ x, grad_output.sum(0)
+@op
+def gradient_descent(parameter: AnyShape, gradient: AnyShape, lr: NotNegative) -> AnyShape:
+    """w − η ∇E(w), a new tensor (section 3.3.2)."""
+    return parameter - lr * gradient

@@ -1,153 +1,157 @@
-"""Error functions on logits, stable for any size of logit, each with its gradient."""
+"""Losses of logits, stable for logits of any size: the value and its gradient, 1/N included, and the one table of them.
+
+Every loss is E = Σₙ wₙ Eₙ (eq. 3.5), where wₙ is 1 or a sample weight; for ``reduction="mean"`` the wₙ are divided by
+their sum. Eₙ is a sum over the outputs: a mean is over samples, where some of torch's losses average outputs too.
+"""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from nnlab.ops import errors
-from nnlab.ops.reduction import Reduction, reduce_backward, reduce_forward
-from nnlab.validation import check_labels, check_range, check_tensors
+from nnlab.validation import NK, ArgumentError, Between, Labels, SampleWeight, Scalar, op
 
-Weight = Tensor | None
-
-
-def sum_of_squares_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """Sum-of-squares error, Eₙ = ½ Σₖ (yₖ − tₖ)².
-
-    Args:
-        logits: the network's outputs y, (N, K).
-        target: t, (N, K).
-        reduction: "sum" over the samples, as in the chapter, or "mean".
-        sample_weight: wₙ >= 0, (N,); all 1 when None.
-
-    Returns:
-        E, a scalar tensor.
-
-    Raises:
-        ValueError: shapes, dtypes or devices disagree, an unknown reduction, or a mean over no samples.
-
-    Source: chapter 3, eqs. 3.5 and 3.10.
-
-    >>> sum_of_squares_forward(torch.tensor([[-0.666]]), torch.tensor([[1.0]]))
-    tensor(1.3878)
-    """
-    check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    return reduce_forward(errors.squares(logits, target), reduction, sample_weight)
-
-
-def sum_of_squares_backward(
-    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """∂E/∂y = (y − t) ∂E/∂Eₙ, the first factor of eq. 3.11; (N, K). The target is data and gets no gradient.
-
-    ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
-    """
-    check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"), target=(target, "N K"))
-    return (logits - target) * reduce_backward(grad_output, logits, reduction, sample_weight)
-
-
-def binary_cross_entropy_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """Logistic cross-entropy of K sigmoid outputs, Eₙ = −Σₖ [tₖ log σ(uₖ) + (1 − tₖ) log(1 − σ(uₖ))].
-
-    Taken on the logits u, so that nothing overflows where the chapter's ``log(1. - output)`` meets log(0).
-
-    Args:
-        logits: u, (N, K).
-        target: t in [0, 1], (N, K); one-hot for K classes.
-        reduction: as in ``sum_of_squares_forward``.
-        sample_weight: likewise.
-
-    Returns:
-        E, a scalar tensor, finite for |u| up to 1e4 and beyond.
-
-    Raises:
-        ValueError: as ``sum_of_squares_forward``, or a target outside [0, 1].
-
-    Source: chapter 3, the cost of section 3.4.
-
-    >>> binary_cross_entropy_forward(torch.tensor([[1e4, -1e4]]), torch.tensor([[1.0, 1.0]]))
-    tensor(10000.)
-    """
-    check_tensors(logits=(logits, "N K"), target=(target, "N K"))
-    check_range("target", target, 0, 1)
-    return reduce_forward(errors.logistic(logits, target), reduction, sample_weight)
-
-
-def binary_cross_entropy_backward(
-    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """δ = ∂E/∂u = (σ(u) − t) ∂E/∂Eₙ, (N, K): the sigmoid's h'(u) cancels against the loss.
-
-    ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
-    """
-    check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"), target=(target, "N K"))
-    check_range("target", target, 0, 1)
-    return (torch.sigmoid(logits) - target) * reduce_backward(grad_output, logits, reduction, sample_weight)
-
-
-def softmax_cross_entropy_forward(
-    logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """Cross-entropy of a softmax over K classes, Eₙ = log Σₖ e^{uₖ} − u_t.
-
-    Args:
-        logits: u, (N, K).
-        target: class labels t in 0 … K−1, int64, (N,).
-        reduction: as in ``sum_of_squares_forward``.
-        sample_weight: likewise.
-
-    Returns:
-        E, a scalar tensor, finite for |u| up to 1e4 and beyond.
-
-    Raises:
-        ValueError: as ``sum_of_squares_forward``, or a label out of range.
-
-    Source: Bishop (2006), "Pattern Recognition and Machine Learning", eq. 4.108.
-
-    >>> softmax_cross_entropy_forward(torch.tensor([[0.0, 1e4]]), torch.tensor([0]))
-    tensor(10000.)
-    """
-    check_tensors(logits=(logits, "N K"))
-    check_labels(target, logits, logits.shape[1])
-    return reduce_forward(errors.softmax(logits, target), reduction, sample_weight)
-
-
-def softmax_cross_entropy_backward(
-    grad_output: Tensor, logits: Tensor, target: Tensor, reduction: Reduction = "sum", sample_weight: Weight = None
-) -> Tensor:
-    """δ = ∂E/∂u = (softmax(u) − onehot(t)) ∂E/∂Eₙ, (N, K).
-
-    ``grad_output`` is a scalar tensor; the other arguments and the errors are the forward's.
-    """
-    check_tensors(grad_output=(grad_output, ""), logits=(logits, "N K"))
-    check_labels(target, logits, logits.shape[1])
-    delta = torch.softmax(logits, 1)
-    delta.scatter_add_(1, target[:, None], delta.new_full((len(target), 1), -1.0))
-    return delta * reduce_backward(grad_output, logits, reduction, sample_weight)
+Reduction = Literal["sum", "mean"]
 
 
 class Loss(NamedTuple):
-    """An error function: ``forward(logits, target, …) -> E``, ``backward(grad_output, logits, target, …)``."""
+    """All that nnlab knows of a loss; whoever needs a part of it reads this row.
 
-    forward: Callable[..., Tensor]
-    backward: Callable[..., Tensor]
+    The texts take a number or a letter for {u}, a logit, for {y}, the output that belongs to it, and for {t}, its
+    target, which is 0 or 1 where the targets are labels.
+    """
+
+    forward: Callable[..., Tensor]  # logits, target, reduction, sample_weight -> E
+    backward: Callable[..., Tensor]  # ∂/∂E, and the same -> ∂/∂logits
+    errors: Callable[[Tensor, Tensor], Tensor]  # logits and target -> Eₙ, (N,)
+    reference: Callable[[Tensor, Tensor], Tensor]  # the same in torch's own functions, for the tests
     target: Literal["labels", "values"]  # class labels (N,) int64, or one value per output (N, K)
-    errors: Callable[[Tensor, Tensor], Tensor]  # (logits, target) -> Eₙ, (N,), which forward checks and adds up
+    formula: str  # Eₙ
+    term: str  # what an output adds to Eₙ
+    equation: str = "–"
+    delta: str = "{y} − {t}"  # ∂Eₙ/∂u
+    output: Callable[[Tensor], Tensor] = torch.Tensor.clone  # the output activation that the loss has built in: y of u
+    output_name: str = "identity"
+    output_formula: str = "{u}"  # {exponentials} are the eᵘ of all outputs, added
+    bounds: Between | None = None  # of the values of a target
+    classifier_units: str = "identity"  # the output units of an estimator that classifies with this loss
+    log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, of shares of sigmoids
+    backward_: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # ∂Σₙ Eₙ/∂logits into its third argument, given
+    # logits and targets (N, K), a label being a row of 0 and 1; without it, the engine copies the result of backward
 
 
-LOSSES = {
-    "sum_of_squares": Loss(sum_of_squares_forward, sum_of_squares_backward, "values", errors.squares),
-    "binary_cross_entropy": Loss(
-        binary_cross_entropy_forward, binary_cross_entropy_backward, "values", errors.logistic
-    ),
-    "softmax_cross_entropy": Loss(
-        softmax_cross_entropy_forward, softmax_cross_entropy_backward, "labels", errors.softmax
-    ),
-}
-"""Every loss by its name."""
+LOSSES: dict[str, Loss] = {}
+
+
+def weights(logits: Tensor, reduction: str, sample_weight: Tensor | None) -> Tensor:
+    """wₙ, (N,)."""
+    weights = logits.new_ones(len(logits)) if sample_weight is None else sample_weight
+    if reduction == "mean" and len(weights) == 0:
+        raise ArgumentError("reduction", "must be 'sum' for a batch of 0 samples, got 'mean'")
+    return weights / weights.sum() if reduction == "mean" else weights
+
+
+def _squares(y: Tensor, t: Tensor) -> Tensor:
+    return (y - t).square().sum(1) / 2
+
+
+@op
+def sum_of_squares_forward(
+    logits: NK, target: NK, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> Scalar:
+    """E = Σₙ wₙ Eₙ with Eₙ = ½ Σₖ (yₖ − tₖ)² (eqs. 3.5 and 3.10), y the logits."""
+    return (weights(logits, reduction, sample_weight) * _squares(logits, target)).sum()
+
+
+@op
+def sum_of_squares_backward(
+    grad_E: Scalar, logits: NK, target: NK, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> NK:
+    """∂E/∂y = wₙ (y − t), the first factor of eq. 3.11."""
+    return grad_E * weights(logits, reduction, sample_weight)[:, None] * (logits - target)
+
+
+LOSSES["sum_of_squares"] = Loss(
+    *(sum_of_squares_forward, sum_of_squares_backward, _squares),
+    lambda y, t: functional.mse_loss(y, t, reduction="none").sum(1) / 2,
+    "values",
+    *("Eₙ = ½ Σⱼ (yⱼ − tⱼ)²", "½·({y} − {t})²", "3.10"),
+    classifier_units="sigmoid",
+    backward_=lambda y, t, out: torch.sub(y, t, out=out),
+)
+
+UnitNK = Annotated[Tensor, "N K", Between(0, 1)]  # values from 0 to 1
+
+
+def _logistic(u: Tensor, t: Tensor) -> Tensor:
+    return -(t * functional.logsigmoid(u) + (1 - t) * functional.logsigmoid(-u)).sum(1)  # 1 − σ(u) = σ(−u)
+
+
+@op
+def binary_cross_entropy_forward(
+    logits: NK, target: UnitNK, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> Scalar:
+    """E = Σₙ wₙ Eₙ with Eₙ = −Σₖ [tₖ log yₖ + (1 − tₖ) log(1 − yₖ)] and y = σ(u) (the cost of section 3.4).
+
+    Nothing overflows in it, where the chapter's ``log(1. - output)`` meets log(0).
+    """
+    return (weights(logits, reduction, sample_weight) * _logistic(logits, target)).sum()
+
+
+@op
+def binary_cross_entropy_backward(
+    grad_E: Scalar, logits: NK, target: UnitNK, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> NK:
+    """δ = ∂E/∂u = wₙ (σ(u) − t): the sigmoid's h'(u) cancels."""
+    return grad_E * weights(logits, reduction, sample_weight)[:, None] * (torch.sigmoid(logits) - target)
+
+
+LOSSES["binary_cross_entropy"] = Loss(
+    *(binary_cross_entropy_forward, binary_cross_entropy_backward, _logistic),
+    lambda u, t: functional.binary_cross_entropy_with_logits(u, t, reduction="none").sum(1),
+    "values",
+    "Eₙ = −Σₖ [tₖ ln yₖ + (1 − tₖ) ln(1 − yₖ)] with y = σ(u)",
+    *("−[{t}·ln {y} + (1 − {t})·ln(1 − {y})]", "§3.4"),
+    output=torch.sigmoid,
+    output_name="sigmoid",
+    output_formula="1 / (1 + e^(−{u}))",
+    bounds=Between(0, 1),
+    backward_=lambda u, t, out: torch.sigmoid(u, out=out).sub_(t),
+)
+
+
+def _softmax(u: Tensor, t: Tensor) -> Tensor:
+    return -functional.log_softmax(u, 1).gather(1, t[:, None]).squeeze(1)
+
+
+@op
+def softmax_cross_entropy_forward(
+    logits: NK, target: Labels, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> Scalar:
+    """E = Σₙ wₙ Eₙ with Eₙ = log Σₖ e^uₖ − u_t, t the class label (Bishop, 2006, eq. 4.108)."""
+    return (weights(logits, reduction, sample_weight) * _softmax(logits, target)).sum()
+
+
+@op
+def softmax_cross_entropy_backward(
+    grad_E: Scalar, logits: NK, target: Labels, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
+) -> NK:
+    """δ = ∂E/∂u = wₙ (softmax(u) − onehot(t)): the softmax's Jacobian cancels."""
+    error = torch.softmax(logits, 1).scatter_add(1, target[:, None], logits.new_full((len(logits), 1), -1))
+    return grad_E * weights(logits, reduction, sample_weight)[:, None] * error
+
+
+LOSSES["softmax_cross_entropy"] = Loss(
+    *(softmax_cross_entropy_forward, softmax_cross_entropy_backward, _softmax),
+    lambda u, t: functional.cross_entropy(u, t, reduction="none"),
+    "labels",
+    *("Eₙ = −Σₖ tₖ ln yₖ = ln Σₖ e^uₖ − u of the target's class; not in the chapter", "−{t}·ln {y}"),
+    output=lambda u: torch.softmax(u, 1),
+    output_name="softmax",
+    output_formula="e^({u}) / ({exponentials})",
+    log_probabilities=lambda u: functional.log_softmax(u, 1),
+    # with a class's logits side by side, as the engine keeps them, a softmax is a few long vectors, not N short ones
+    backward_=lambda u, t, out: torch.softmax(u.T, 0, out=out.T).sub_(t.T),
+)

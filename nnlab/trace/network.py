@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nnlab.networks import MLP
-from nnlab.ops import ACTIVATIONS, LOSSES, linear_backward_input, linear_forward
+from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.trace.description import OWN_OUTPUT, Network
 from nnlab.trace.notation import Row, Writer, indexed
 from nnlab.trace.words import ERRORS, OUTPUTS, SLOPES, first_delta
@@ -69,18 +69,13 @@ def trace_network(network: Network, write: Writer) -> NetworkTrace:
         parameters += [matrix[1:].T.contiguous(), matrix[0]]
     for parameter, value in zip(mlp.parameters(), parameters, strict=True):
         parameter.data = value
-    cache = mlp.forward(network.inputs)
-    u = [linear_forward(o, w, b) for o, w, b in zip(cache[:-1], parameters[::2], parameters[1::2], strict=True)]
+    passes = mlp.propagate(network.inputs)
+    u, cache = [layer.u for layer in passes], [network.inputs, *(layer.z for layer in passes)]
     loss, one = LOSSES[network.loss], torch.ones((), dtype=torch.float64)
     samples = zip(torch.split(cache[-1], 1), torch.split(network.targets, 1), strict=True)
     errors = torch.stack([loss.forward(y, t) for y, t in samples])
     grad_y = loss.backward(one, cache[-1], network.targets)
-    deltas: list[Tensor] = []
-    grad_z = grad_y
-    for k in range(len(u) - 1, -1, -1):
-        deltas.insert(0, ACTIVATIONS[network.activations[k]].backward(grad_z, cache[k + 1]))
-        grad_z = linear_backward_input(deltas[0], parameters[2 * k])
-    found = mlp.backward(grad_y, cache).parameters
+    found, deltas = mlp.backward(grad_y, passes)[1:]
     gradients = [torch.vstack([b, w.T]) for w, b in zip(found[::2], found[1::2], strict=True)]
     trace = NetworkTrace(
         network=network,
@@ -88,7 +83,7 @@ def trace_network(network: Network, write: Writer) -> NetworkTrace:
         outputs=[*cache[:-1], _output(network, cache[-1])],
         errors=errors,
         error=loss.forward(cache[-1], network.targets),
-        deltas=deltas,
+        deltas=list(deltas),
         gradients=gradients,
         rows=[],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnlab.ops import bipolar_step, perceptron_net_input, perceptron_rule, step
+from nnlab.ops import bipolar_step, linear_forward, perceptron_rule, step
 from nnlab.trace.description import Perceptron
 from nnlab.trace.notation import Row, Writer, indexed
 from nnlab.validation import ArgumentError
@@ -64,7 +64,7 @@ def trace_perceptron(unit: Perceptron, write: Writer) -> PerceptronTrace:
     weight, bias = unit.weights[None], unit.weights.new_tensor([-unit.threshold])
     potentials, weights, thetas, rows = [], [], [], []
     for n, x in enumerate(unit.inputs):
-        u = perceptron_net_input(x[None], weight, bias)  # (1, 1)
+        u = linear_forward(x[None], weight, bias)  # (1, 1)
         y = G[unit.output](u)
         pairs = write.products(zip(weight[0].tolist(), x.tolist(), strict=True))
         theta = 0.0 - bias.item()  # not −0

@@ -1,20 +1,27 @@
 """The multi-layer perceptron under Lightning's automatic optimization, by the engine or through the bridge."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.nn.utils import parametrize
 
 from nnlab import autograd
 from nnlab.engine import Descent, MLPEngine
-from nnlab.networks import MLP
-from nnlab.ops import LOSSES, Reduction
+from nnlab.networks import MLP, Linear
+from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
 from nnlab.training.blocks import BlockLearner
 from nnlab.training.classifier import TRAINING, Batch
 from nnlab.training.obstacles import descent_of
 from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative
+
+if TYPE_CHECKING:
+    ActivationName: TypeAlias = str
+    LossName: TypeAlias = str
+else:  # the command lists the names of the tables
+    ActivationName, LossName = Literal[tuple(ACTIVATIONS)], Literal[tuple(LOSSES)]
 
 
 class LitMLP(BlockLearner):
@@ -48,8 +55,8 @@ class LitMLP(BlockLearner):
     def __init__(
         self,
         hidden: list[int] = [100],  # noqa: B006 - read only; a list is what YAML and the command line give
-        activation: Literal["relu", "tanh", "sigmoid", "identity"] = "relu",
-        loss: Literal["softmax_cross_entropy", "binary_cross_entropy", "sum_of_squares"] = "softmax_cross_entropy",
+        activation: ActivationName = "relu",
+        loss: LossName = "softmax_cross_entropy",
         reduction: Reduction = "mean",
         l2: float = 0.0,
         init_std: float | None = None,
@@ -99,12 +106,14 @@ class LitMLP(BlockLearner):
         if isinstance(batch, Tensor):
             return self.learn_block(batch)
         x, labels = batch
-        logits = self.logits(x)
+        with parametrize.cached():  # the penalty is taken of the weights that the network used
+            logits = self.logits(x)
+            weights = [layer.weight for layer in self.network if isinstance(layer, Linear)]
         of_error, of_penalty = self._factors(len(x), batch_idx)
         error = self.error(logits, labels, self.reduction if len(x) else "sum")
         penalty = torch.zeros_like(error)
         if self.l2 > 0:
-            for weight in list(self.network.parameters())[::2]:
+            for weight in weights:
                 penalty = penalty + autograd.l2_penalty(weight, self.l2)
         loss = (error + penalty) * len(x)  # over the batch's samples
         if self.reduction == "sum":
@@ -114,6 +123,8 @@ class LitMLP(BlockLearner):
 
     def own_obstacle(self) -> str | None:
         """What there is no form in the engine of."""
+        if not self.network.plain:
+            return "--model: a layer with a hook, a parametrisation or pruning"
         descent = self._descent()
         return descent if isinstance(descent, str) else None
 

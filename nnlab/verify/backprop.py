@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnlab.verify.subjects import ACTIVATIONS, Subject
+from nnlab.ops import ACTIVATIONS, LOSSES
+from nnlab.verify.subjects import Subject
 
 
 @dataclass
@@ -25,18 +26,19 @@ class Layer:
     all_z: list[Tensor] = field(default_factory=list)
 
 
-def derivative(h: str, z: Tensor) -> Tensor:
-    """h'(u) in terms of z = h(u)."""
-    if h == "relu":
-        return (z > 0).to(z.dtype)
-    return {"identity": torch.ones_like(z), "sigmoid": (1 - z) * z, "tanh": 1 - z * z}[h]
+def derivative(h: str, saved: Tensor) -> Tensor:
+    """The formula of h'(u), for u or z, whichever the activation saves."""
+    return ACTIVATIONS[h].backward(torch.ones_like(saved), saved)
+
+
+def slope(layer: Layer) -> Tensor:
+    """h'(u) of a layer."""
+    return derivative(layer.h, layer.u if ACTIVATIONS[layer.h].saves == "u" else layer.z)
 
 
 def probabilities(loss: str, u: Tensor) -> Tensor:
     """The y of y − t."""
-    if loss == "sum_of_squares":
-        return u
-    return u.sigmoid() if loss == "binary_cross_entropy" else u.softmax(1)
+    return LOSSES[loss].output(u)
 
 
 def onehot(u: Tensor, t: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ class Steps:
     start: Callable[[Tensor], Tensor] = lambda g: g
     delta: Callable[[str, Tensor, Tensor], Tensor] = lambda loss, u, t: probabilities(loss, u) - onehot(u, t)
     sample: Callable[[Tensor, int, str, Tensor | None], Tensor] = per_sample
-    activation: Callable[[Tensor, Layer], Tensor] = lambda g, layer: g * derivative(layer.h, layer.z)
+    activation: Callable[[Tensor, Layer], Tensor] = lambda g, layer: g * slope(layer)
     weight: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta.T @ layer.o
     bias: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta.sum(0)
     down: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta @ layer.weight
@@ -77,7 +79,7 @@ def backward_of(subject: Subject, steps: Steps) -> Backward:
         layers, o = [], inputs[0]
         for k, h in enumerate(subject.activations):
             u = o @ weights[k].T + inputs[2 + 2 * k] if subject.layers else o
-            layers.append(Layer(k, h, o, u, ACTIVATIONS[h](u), weights[k] if weights else o.new_empty(0, 0)))
+            layers.append(Layer(k, h, o, u, ACTIVATIONS[h].forward(u), weights[k] if weights else o.new_empty(0, 0)))
             o = layers[-1].z
         for layer in layers:
             layer.all_inputs, layer.all_u = [one.o for one in layers], [one.u for one in layers]

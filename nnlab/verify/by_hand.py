@@ -27,13 +27,16 @@ def _chapter(device: torch.device) -> tuple[float, float]:
             own = _tensor(device, matrix)
             network.get_parameter(f"{2 * k}.bias").copy_(own[0])
             network.get_parameter(f"{2 * k}.weight").copy_(own[1:].T)
-    cache = network.forward(_tensor(device, [[2.0]]))
+    passes = network.propagate(_tensor(device, [[2.0]]))
     one, target = _tensor(device, 1.0), _tensor(device, [[1.0]])
-    grad_y = ops.sum_of_squares_backward(one, cache[-1], target)
-    found = network.backward(grad_y, cache).parameters
+    grad_y = ops.sum_of_squares_backward(one, passes[-1].z, target)
+    found, deltas = network.backward(grad_y, passes)[1:]
     error = _worst(
-        (cache[1], [[0.60, 0.76]]),
-        (cache[2], [[-0.90]]),
+        (passes[0].z, [[0.60, 0.76]]),
+        (passes[1].z, [[-0.90]]),
+        (deltas[2], [[-0.927]]),
+        (deltas[1], [[-0.347]]),
+        (deltas[0], [[-0.220, 0.438]]),
         (found[1], [-0.22, 0.44]),
         (found[0], [[-0.44], [0.88]]),
         (found[3], [-0.35]),
@@ -47,7 +50,7 @@ def _chapter(device: torch.device) -> tuple[float, float]:
 def _perceptron(device: torch.device) -> tuple[float, float]:
     """Three inputs of weight 0.3, θ = 0.4: the unit says 1 where two inputs or more are 1."""
     x = _tensor(device, [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
-    u = ops.perceptron_net_input(x, _tensor(device, [[0.3, 0.3, 0.3]]), _tensor(device, [-0.4]))
+    u = ops.linear_forward(x, _tensor(device, [[0.3, 0.3, 0.3]]), _tensor(device, [-0.4]))
     expected = [[float(row >= 2)] for row in x.sum(1).tolist()]
     return _worst((ops.step(u), expected), (u[-1], [0.5])), 1e-15
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nnlab.autograd import mlp
 from nnlab.networks import MLP, mlp_forward
 from nnlab.ops import LOSSES
 from nnlab.validation import ArgumentError, check_choice
@@ -87,7 +89,9 @@ def check_network(
     with _in_float64(network):
         x, target = (v.detach().double() if v.is_floating_point() else v for v in (x, target))
         inputs = [x, *(p.detach().clone() for p in parameters.values()), target]
-        forward, backward = (_of_mlp if isinstance(network, MLP) else _of_module)(network, loss, parameters, inputs)
+        forward, backward = (_of_mlp if isinstance(network, MLP) and network.plain else _of_module)(
+            network, loss, parameters, inputs
+        )
         report = check_pair(
             Pair(forward, backward, inputs, ("x", *parameters, "target")), inputs, name, torch.float64, seed
         )
@@ -130,23 +134,24 @@ def _of_mlp(
 ) -> Functions:
     """The network's own forward and backward as functions of its parameters."""
 
+    @torch.no_grad()
     def by_hand(x: Tensor, *values: Tensor) -> Tensor:
         _set(parameters, values[:-1])
-        return _loss_value(loss, network.forward(x)[-1], values[-1])
+        return _loss_value(loss, network(x), values[-1])
 
     def written_out(x: Tensor, *values: Tensor) -> Tensor:
-        return _loss_value(loss, mlp_forward(x, values[:-1], network.activations)[-1], values[-1])
+        return _loss_value(loss, mlp_forward(x, values[:-1], network.activations)[-1].z, values[-1])
 
     def backward(grad_output: Tensor, x: Tensor, *values: Tensor) -> tuple[Any, ...]:
         _set(parameters, values[:-1])
-        cache = network.forward(x)
+        passes = network.propagate(x)
         if isinstance(loss, str):
-            grad_y = LOSSES[loss].backward(grad_output, cache[-1], values[-1])
+            grad_y = LOSSES[loss].backward(grad_output, passes[-1].z, values[-1])
         else:
             with torch.enable_grad():
-                y = cache[-1].detach().requires_grad_()
+                y = passes[-1].z.detach().requires_grad_()
                 (grad_y,) = torch.autograd.grad(loss(y, values[-1]), y, grad_output)
-        return None, *network.backward(grad_y, cache).parameters, None
+        return None, *network.backward(grad_y, passes).parameters, None
 
     try:  # autograd can follow the forward if it is the package's own
         own = torch.allclose(by_hand(*inputs), written_out(*inputs), rtol=1e-12, atol=0)
@@ -159,6 +164,7 @@ def _of_module(
     network: nn.Module, loss: str | LossFunction, parameters: dict[str, nn.Parameter], inputs: list[Tensor]
 ) -> Functions:
     """The module's forward, and what ``.backward()`` leaves in ``.grad``, as functions of its parameters."""
+    outputs = partial(mlp, network) if isinstance(network, MLP) else network
 
     @torch.no_grad()
     def forward(x: Tensor, *values: Tensor) -> Tensor:
@@ -169,7 +175,7 @@ def _of_module(
         _set(parameters, values[:-1])
         network.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            _loss_value(loss, network(x), values[-1]).backward(grad_output)  # type: ignore[no-untyped-call]
+            _loss_value(loss, outputs(x), values[-1]).backward(grad_output)  # type: ignore[no-untyped-call]
         found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters.values()]
         return None, *found, None
 

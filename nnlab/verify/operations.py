@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nnlab import ops
 from nnlab.networks import MLP, mlp_backward, mlp_forward
-from nnlab.ops.reduction import Reduction
+from nnlab.ops import Reduction
 from nnlab.verify.subjects import torch_loss
 
 Inputs = tuple[Any, ...]
@@ -36,12 +36,15 @@ class Operation(NamedTuple):
     network: bool = False
 
 
-_REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda u: 1 * u,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": functional.relu,
-}
+def _reference(name: str) -> Callable[[Tensor], Tensor]:
+    """Torch's own module for an activation, of a new tensor: the identity's returns what it is given."""
+    module = ops.ACTIVATIONS[name].module()
+    return lambda u: module(1 * u)
+
+
+def _activation_backward(name: str) -> Callable[[Tensor, Tensor], tuple[Tensor]]:
+    row = ops.ACTIVATIONS[name]
+    return lambda g, u: (row.backward(g, u if row.saves == "u" else row.forward(u)),)
 
 
 def operations(seed: int = 0) -> Iterator[Operation]:
@@ -68,8 +71,8 @@ def operations(seed: int = 0) -> Iterator[Operation]:
         yield Operation(
             name,
             pair.forward,
-            lambda g, u, p=pair: (p.backward(g, p.forward(u)),),
-            _REFERENCES[name],
+            _activation_backward(name),
+            _reference(name),
             ((normal(7, 5),), (normal(1),), (strided(2, 3, 5),)),
         )
     yield Operation(
@@ -92,16 +95,10 @@ def _weights(normal: Callable[..., Tensor], n: int) -> Tensor:
 
 
 def _losses(draw: torch.Generator, normal: Callable[..., Tensor]) -> Iterator[Operation]:
-    def target(kind: str, n: int, k: int) -> Tensor:
-        if kind == "softmax_cross_entropy":
-            return torch.randint(0, k, (n,), generator=draw)
-        values = torch.rand(n, k, generator=draw, dtype=torch.float64)
-        return values if kind == "binary_cross_entropy" else 3 * values
-
     reductions: tuple[Reduction, ...] = ("sum", "mean")
     for (name, pair), reduction, weighted in product(ops.LOSSES.items(), reductions, (False, True)):
         cases = tuple(
-            (normal(n, k), target(name, n, k), _weights(normal, n) if weighted else None)
+            (normal(n, k), network_target(name, n, draw, k), _weights(normal, n) if weighted else None)
             for n, k in [(7, 5), (1, 3), (5, 1), (4, 4)]
         )
         yield Operation(
@@ -161,11 +158,13 @@ NETWORKS = (
 """Depth, hidden activation and loss of the networks under test."""
 
 
-def network_target(loss: str, n: int, draw: torch.Generator) -> Tensor:
-    """A target for three outputs."""
-    if loss == "softmax_cross_entropy":
-        return torch.randint(0, 3, (n,), generator=draw)
-    return torch.rand(n, 3, generator=draw, dtype=torch.float64)
+def network_target(loss: str, n: int, draw: torch.Generator, n_outputs: int = 3) -> Tensor:
+    """A target as the loss takes it."""
+    row = ops.LOSSES[loss]
+    if row.target == "labels":
+        return torch.randint(0, n_outputs, (n,), generator=draw)
+    values = torch.rand(n, n_outputs, generator=draw, dtype=torch.float64)
+    return 3 * values if row.bounds is None else row.bounds.low + (row.bounds.high - row.bounds.low) * values
 
 
 def _networks(draw: torch.Generator, normal: Callable[..., Tensor]) -> Iterator[Operation]:
@@ -175,18 +174,18 @@ def _networks(draw: torch.Generator, normal: Callable[..., Tensor]) -> Iterator[
         names, pair = mlp.activations, ops.LOSSES[loss]
 
         def forward(x: Tensor, *rest: Tensor, names: Any = names, pair: Any = pair) -> Tensor:
-            value: Tensor = pair.forward(mlp_forward(x, rest[:-1], names)[-1], rest[-1], "mean")
+            value: Tensor = pair.forward(mlp_forward(x, rest[:-1], names)[-1].z, rest[-1], "mean")
             return value
 
         def backward(g: Tensor, x: Tensor, *rest: Tensor, names: Any = names, pair: Any = pair) -> Inputs:
-            cache = mlp_forward(x, rest[:-1], names)
-            grad_y = pair.backward(g, cache[-1], rest[-1], "mean")
-            found = mlp_backward(grad_y, cache, rest[:-1], names, with_input=True)
+            passes = mlp_forward(x, rest[:-1], names)
+            grad_y = pair.backward(g, passes[-1].z, rest[-1], "mean")
+            found = mlp_backward(grad_y, passes, names, with_input=True)
             return found.x, *found.parameters, None
 
         def reference(x: Tensor, *rest: Tensor, names: Any = names, loss: str = loss) -> Tensor:
             for weight, bias, name in zip(rest[:-1:2], rest[1:-1:2], names, strict=True):
-                x = _REFERENCES[name](functional.linear(x, weight, bias))
+                x = _reference(name)(functional.linear(x, weight, bias))
             return torch_loss(loss, x, rest[-1], "mean", None)
 
         case = (normal(6, 5), *parameters, network_target(loss, 6, draw))

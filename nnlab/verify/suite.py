@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnlab import ops
-from nnlab.ops import gradient_descent_
+from nnlab.ops import gradient_descent
 from nnlab.verify.by_hand import EXAMPLES
 from nnlab.verify.gradients import check_gradients
 from nnlab.verify.operations import NETWORKS, Operation, network, network_target, operations
@@ -130,7 +130,7 @@ def _torch(operation: Operation, inputs: Sequence[Any], like: Sequence[Any], cot
 
 
 def check_rule(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Result:
-    """The perceptron's rule, and its block form, against plain Python on whole numbers: equal to the last bit."""
+    """The perceptron's rule against plain Python on whole numbers: equal to the last bit."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randint(-3, 4, (40, 5), generator=draw).to(device, dtype)
     d = torch.randint(0, 2, (40, 3), generator=draw).to(device, dtype)
@@ -141,13 +141,11 @@ def check_rule(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Resul
             y = 1.0 if sum(a * b for a, b in zip(w[j], x_n, strict=True)) - theta[j] >= 0 else 0.0
             w[j] = [a - 0.5 * (y - d_n[j]) * b for a, b in zip(w[j], x_n, strict=True)]
             theta[j] -= 0.5 * (y - d_n[j]) * (-1)
-    error = 0.0
-    for rule in (ops.perceptron_rule, ops.perceptron_rule_blocked):
-        _, new_weight, new_bias = rule(x, d, weight, bias, 0.5)
-        error = max(error, float((new_weight - weight.new_tensor(w)).abs().max()))
-        error = max(error, float((new_bias + bias.new_tensor(theta)).abs().max()))
+    _, new_weight, new_bias = ops.perceptron_rule(x, d, weight, bias, 0.5)
+    error = float((new_weight - weight.new_tensor(w)).abs().max())
+    error = max(error, float((new_bias + bias.new_tensor(theta)).abs().max()))
     words = "" if error == 0 else "the learning rule differs from the sequential rule in plain Python"
-    name = "perceptron rule and its block form, 40 samples"
+    name = "perceptron rule, 40 samples"
     return Result(name, str(dtype)[6:], str(device), error, None, None, None, None, 0.0, error == 0, words)
 
 
@@ -162,11 +160,11 @@ def check_trajectory(depth: int, hidden: str, loss: str, dtype: torch.dtype, dev
         x = torch.randn(6, 5, generator=draw, dtype=torch.float64).to(device, dtype)
         target = _on(network_target(loss, 6, draw), dtype, device)
         with torch.no_grad():
-            cache = mlp.forward(x)
-            ours = pair.forward(cache[-1], target, "mean")
-            grad_y = pair.backward(torch.ones_like(ours), cache[-1], target, "mean")
-            for parameter, gradient in zip(mlp.parameters(), mlp.backward(grad_y, cache).parameters, strict=True):
-                gradient_descent_(parameter, gradient, 0.1)
+            passes = mlp.propagate(x)
+            ours = pair.forward(passes[-1].z, target, "mean")
+            grad_y = pair.backward(torch.ones_like(ours), passes[-1].z, target, "mean")
+            for parameter, gradient in zip(mlp.parameters(), mlp.backward(grad_y, passes).parameters, strict=True):
+                parameter.copy_(gradient_descent(parameter, gradient, 0.1))
         with torch.enable_grad():
             optimizer.zero_grad()
             theirs = torch_loss(loss, twin(x), target, "mean", None)

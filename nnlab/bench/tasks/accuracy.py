@@ -19,7 +19,7 @@ from nnlab.bench.problem import scale, shuffled
 from nnlab.bench.session import Session
 from nnlab.bench.stopwatch import REST, synchronise
 from nnlab.engine import Descent, MLPEngine
-from nnlab.networks import MLP, mlp_forward
+from nnlab.networks import MLP, Pass, mlp_forward
 
 GOAL = 0.98
 SEEDS = 5
@@ -121,8 +121,8 @@ def _ours(split: Split, seed: int) -> Run:
         yield partial(_accuracy, outputs, split.labels_test)
 
 
-def _accuracy(forward: Callable[[], Sequence[Tensor]], labels: Tensor) -> float:
-    return float((forward()[-1].argmax(1) == labels).double().mean())
+def _accuracy(forward: Callable[[], Sequence[Pass]], labels: Tensor) -> float:
+    return float((forward()[-1].z.argmax(1) == labels).double().mean())
 
 
 def _scikit_learn(split: Split, seed: int) -> Run:

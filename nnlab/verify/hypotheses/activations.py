@@ -7,17 +7,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnlab.ops import ACTIVATIONS
 from nnlab.verify.evidence import Evidence, Guess, Prediction
 from nnlab.verify.trace import Call, Run, with_gradient
 
 Factor = Callable[[Tensor, Tensor], Tensor]  # (u, z) -> what grad_output is multiplied by
 
-VALUES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
-DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {  # in terms of z
-    "sigmoid": lambda z: z * (1 - z),
-    "tanh": lambda z: 1 - z * z,
-    "relu": lambda z: (z > 0).to(z.dtype),
-}
+
+def _value(h: str, u: Tensor) -> Tensor:
+    return ACTIVATIONS[h].forward(u)
+
+
+def _slope(h: str, u: Tensor, z: Tensor) -> Tensor:
+    """h'(u)."""
+    return _slope_of(h, u if ACTIVATIONS[h].saves == "u" else z)
+
+
+def _slope_of(h: str, saved: Tensor) -> Tensor:
+    """The formula of h' with any tensor in the place of what it takes, u or z."""
+    return ACTIVATIONS[h].backward(torch.ones_like(saved), saved)
+
+
+def _known() -> list[str]:
+    return [h for h in ACTIVATIONS if h != "identity"]
 
 
 class Place(NamedTuple):
@@ -36,7 +48,7 @@ def places(run: Run) -> list[Place]:
         z = call.output
         if z.requires_grad and z.numel() > 0 and not any(a is z for a in call.arguments):
             repeated = any(a.shape == z.shape and _equal(a, z) for a in call.arguments)
-            named = call.name in VALUES and len(call.arguments) > 0 and call.arguments[0].requires_grad
+            named = call.name in _known() and len(call.arguments) > 0 and call.arguments[0].requires_grad
             if named:  # also where it changes nothing here: a relu of positive numbers
                 found.append(Place(k, call.name, call.arguments[0], z))
             place = None if repeated or named else _source(k, z, seen)
@@ -49,8 +61,8 @@ def places(run: Run) -> list[Place]:
 def _source(call: int, z: Tensor, seen: Sequence[Tensor]) -> Place | None:
     for u in seen:
         if u.shape == z.shape and u.requires_grad:
-            for h, value in VALUES.items():
-                if _equal(value(u), z) and not _equal(u, z):
+            for h in _known():
+                if _equal(_value(h, u), z) and not _equal(u, z):
                     return Place(call, h, u, z)
     return None
 
@@ -93,40 +105,40 @@ def _factors(kinds: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Factor]
     yield (
         "derivative-at-output",
         "{grads} the right one with h' taken at h(u)",
-        for_all(lambda h: lambda u, z: DERIVATIVES[h](VALUES[h](z))),
+        for_all(lambda h: lambda u, z: _slope(h, z, _value(h, z))),
     )
     yield (
         "derivative-fed-u",
         "{grads} the right one with u put for z in h'",
-        for_all(lambda h: lambda u, z: DERIVATIVES[h](u)),
+        for_all(lambda h: lambda u, z: _slope_of(h, u)),
     )
-    yield "derivative-twice", "{grads} the right one with h'²", for_all(lambda h: lambda u, z: DERIVATIVES[h](z) ** 2)
+    yield "derivative-twice", "{grads} the right one with h'²", for_all(lambda h: lambda u, z: _slope(h, u, z) ** 2)
     yield (
         "derivative-divided",
         "{grads} the right one with 1/h'",
-        for_all(lambda h: lambda u, z: DERIVATIVES[h](z) if h == "relu" else 1 / DERIVATIVES[h](z)),
+        for_all(lambda h: lambda u, z: _slope(h, u, z) if h == "relu" else 1 / _slope(h, u, z)),
     )
     yield "value-for-derivative", "{grads} the right one with h(u) for h'(u)", for_all(lambda h: lambda u, z: z)
-    for other in DERIVATIVES:
+    for other in _known():
         if [other] != kinds:
             words = f"{{grads}} the right one with the derivative of {other}"
-            yield "derivative-of-other", words, dict.fromkeys(kinds, partial(_of_z, other))
-            yield "derivative-of-other", words, dict.fromkeys(kinds, partial(_of_u, other))
+            yield "derivative-of-other", words, dict.fromkeys(kinds, partial(_of_output, other))
+            yield "derivative-of-other", words, dict.fromkeys(kinds, partial(_of_input, other))
     if "tanh" in kinds:
-        right = for_all(lambda h: lambda u, z: DERIVATIVES[h](z))
+        right = for_all(lambda h: lambda u, z: _slope(h, u, z))
         yield "square-missing", "{grads} the right one with 1 − z for 1 − z²", {**right, "tanh": lambda u, z: 1 - z}
     if "relu" in kinds:
-        right = for_all(lambda h: lambda u, z: DERIVATIVES[h](z))
+        right = for_all(lambda h: lambda u, z: _slope(h, u, z))
         inverted: Factor = lambda u, z: (u <= 0).to(u.dtype)  # noqa: E731
         yield "mask-inverted", "{grads} the right one with the mask inverted", {**right, "relu": inverted}
 
 
-def _of_z(h: str, u: Tensor, z: Tensor) -> Tensor:
-    return DERIVATIVES[h](z)
+def _of_output(h: str, u: Tensor, z: Tensor) -> Tensor:
+    return _slope_of(h, z)
 
 
-def _of_u(h: str, u: Tensor, z: Tensor) -> Tensor:
-    return DERIVATIVES[h](VALUES[h](u))
+def _of_input(h: str, u: Tensor, z: Tensor) -> Tensor:
+    return _slope(h, u, _value(h, u))
 
 
 def _replaced(
@@ -168,7 +180,7 @@ def _pulled(
 
 def _find(place: Place, z: Tensor, candidates: Sequence[Tensor]) -> Tensor | None:
     for u in candidates:
-        if u.shape == z.shape and u.requires_grad and _equal(VALUES[place.h](u), z):
+        if u.shape == z.shape and u.requires_grad and _equal(_value(place.h, u), z):
             return u
     return None
 
@@ -209,7 +221,7 @@ def _other_layer(evidence: Evidence, found: Sequence[Place]) -> Iterator[Guess]:
                     if run is None:
                         return None
                     other = run.calls[number].output.detach()
-                    return _pulled(evidence, {here.call: (here, lambda g, u, z: g * DERIVATIVES[here.h](other))})(k)
+                    return _pulled(evidence, {here.call: (here, lambda g, u, z: g * _slope_of(here.h, other))})(k)
 
                 words = f"{{grads}} the right one with h' {_name(here, found)} taken at the result of {call.name}"
                 yield Guess("derivative-other-layer", f"{words} (call {number + 1})", predict, f"{here.call} {number}")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nnlab.ops import ACTIVATIONS
 from nnlab.verify.evidence import Evidence, Guess, Prediction, only
-from nnlab.verify.hypotheses.activations import VALUES
 from nnlab.verify.hypotheses.cotangents import samples
 from nnlab.verify.trace import MATMULS, Call, Run, with_gradient
 
@@ -100,7 +100,8 @@ def _weight(evidence: Evidence, product: Product, layer: str) -> Iterator[Guess]
 
         for number, call in enumerate(run.calls):
             if call.output.shape == product.left.shape and not torch.equal(call.output, product.left):
-                before = any(torch.equal(h(call.output), product.left) for h in VALUES.values())
+                others = (h for name, h in ACTIVATIONS.items() if name != "identity")
+                before = any(torch.equal(h.forward(call.output), product.left) for h in others)
                 fault = "preactivation" if before else "other-layer-input"
 
                 def predict(k: int, i: int = i, number: int = number, gradient: Any = gradient) -> Prediction:

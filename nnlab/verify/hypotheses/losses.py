@@ -29,11 +29,9 @@ class LossPlace(NamedTuple):
 
 Delta = Callable[[Tensor, Tensor], Tensor]
 
-USUAL: dict[str, Delta] = {
-    "sum_of_squares": lambda u, t: u - t,
-    "binary_cross_entropy": lambda u, t: u.sigmoid() - t,
-    "softmax_cross_entropy": lambda u, t: u.softmax(1) - t,
-}
+
+def _usual(loss: str) -> Delta:
+    return lambda u, t: LOSSES[loss].output(u) - t
 
 
 def find(run: Run, constants: Sequence[Tensor]) -> LossPlace | None:
@@ -79,7 +77,7 @@ def _target(t: Tensor, logits: Tensor) -> Tensor | None:
 
 
 def _value(name: str, u: Tensor, t: Tensor, reduction: str, weight: Tensor | None) -> float:
-    labels = name == "softmax_cross_entropy"
+    labels = LOSSES[name].target == "labels"
     if labels and not (bool(((t == 0) | (t == 1)).all()) and bool((t.sum(1) == 1).all())):
         return 0.0
     try:
@@ -99,14 +97,14 @@ def guesses(evidence: Evidence) -> Iterator[Guess]:
     if place is None:
         return
     name = place.name.replace("_", " ")
-    usual = USUAL[place.name]
+    usual, output = _usual(place.name), LOSSES[place.name].output_name
 
     def guess(fault: str, words: str, delta: Delta, weight: Callable[[Tensor], Tensor] | None = None) -> Guess:
         return Guess(fault, f"δ at the {name} is {words}", _predicted(evidence, place, delta, weight), words)
 
     yield guess("onehot-missing", "y in place of y − t", lambda u, t: usual(u, torch.zeros_like(t)))
     yield guess("onehot-missing", "−t in place of y − t", lambda u, t: -t)
-    if place.name != "sum_of_squares":
+    if output != "identity":
         yield guess("logits-for-probabilities", "u − t", lambda u, t: u - t)
         yield guess("label-entry-only", "y − t where t is not 0, and else 0", lambda u, t: usual(u, t) * (t != 0))
         yield guess(
@@ -120,11 +118,11 @@ def guesses(evidence: Evidence) -> Iterator[Guess]:
         for shift in (1, -1):
             words = f"y − t with t shifted by {shift}"
             yield guess("label-shifted", words, partial(_shifted, usual, shift))
-    if place.name == "binary_cross_entropy":
+    if output == "sigmoid":
         yield guess("softmax-for-sigmoid", "softmax(u) − t", lambda u, t: u.softmax(1) - t)
         yield guess("positive-term-only", "t (y − 1)", lambda u, t: t * (u.sigmoid() - 1))
         yield guess("target-rounded", "y − round(t)", lambda u, t: usual(u, t.round()))
-    if place.name == "softmax_cross_entropy":
+    if output == "softmax":
         yield guess("sigmoid-for-softmax", "σ(u) − t", lambda u, t: u.sigmoid() - t)
         yield guess("softmax-axis", "y − t with the softmax over the batch", lambda u, t: u.softmax(0) - t)
     if place.weight is not None:

@@ -9,8 +9,8 @@ and two equal sweeps certify the answer.
 import torch
 from torch import Tensor
 
-from nnlab.ops.perceptron import perceptron_net_input, step
-from nnlab.ops.perceptron_sample import StepFunction, change_, sample_error
+from nnlab.networks import PerceptronBank
+from nnlab.ops import StepFunction, linear_forward, perceptron_rule, step
 from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
 
 
@@ -19,24 +19,12 @@ def perceptron_rule_blocked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``perceptron_rule`` in blocks of samples: the same arguments, and the same results to the last bit.
 
-    Nearly all of the work is a few matrix products per block, in float64. The sequential rule's sums round otherwise,
-    so a sample of which a net input lies within rounding of 0 is judged as the sequential rule does, and the block
-    begins anew behind it; and the changes are made one by one, in order, where a sample was misjudged.
-
-    Args:
-        x: (N, I).
-        target: d, (N, K).
-        weight: (K, I).
-        bias: (K,).
-        lr: η > 0.
-        g: ``step`` or ``bipolar_step``.
-        block: samples per block; a tail shorter than a block is learnt too.
-
-    Returns:
-        y − d, (N, K); the new weight, (K, I); the new bias, (K,).
+    Nearly all of the work is a few matrix products per block, in float64. The sequential rule's sums round otherwise:
+    a sample with a net input too close to 0 for its sign to be certain is learnt by the sequential rule, and the block
+    starts again after it. The updates are made one by one, in order.
 
     Raises:
-        ValueError: as ``perceptron_rule``, or a block below 1.
+        ArgumentError: as ``perceptron_rule``, or a block of fewer than 1 samples.
     """
     check_tensors(x=(x, "N I"), target=(target, "N K"), weight=(weight, "K I"), bias=(bias, "K"))
     check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
@@ -51,27 +39,41 @@ def perceptron_rule_blocked(
         x_b = x[n : n + block]
         error, certain = _fixed_point(x_b, target[n : n + block], weight, bias, lr, g, whole)
         for i in error[:certain].any(1).nonzero().flatten().tolist():
-            change_(weight, bias, error[i] * lr, x_b[i])
+            change = error[i] * lr
+            weight.sub_(change[:, None] * x_b[i])  # rounded twice, as in the rule; ``addr_`` may round once
+            bias.sub_(change)
         if certain < len(x_b):
-            error[certain] = sample_error(x_b[certain], target[n + certain], weight, bias, g)
-            change_(weight, bias, error[certain] * lr, x_b[certain])
+            one = slice(n + certain, n + certain + 1)
+            error[certain : certain + 1], weight, bias = perceptron_rule(x[one], target[one], weight, bias, lr, g)
             certain += 1
         errors[n : n + certain] = error[:certain]
         n += certain
     return errors, weight, bias
 
 
+def learn_blocked_(bank: PerceptronBank, x: Tensor, labels: Tensor, lr: float) -> Tensor:
+    """``bank.learn_`` by ``perceptron_rule_blocked``; the errors, (N, K)."""
+    error, weight, bias = perceptron_rule_blocked(x, bank.desired(labels), bank.weight, bank.bias, lr, bank.g)
+    bank.store_(error, weight, bias, x, lr)
+    return error
+
+
+def sample_error(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, g: StepFunction) -> Tensor:
+    """The error y − d of each unit, (K,), for one sample x, (I,), rounded as in ``perceptron_rule``."""
+    return g(weight @ x.clone(memory_format=torch.contiguous_format) + bias) - target
+
+
 def _fixed_point(
     x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, lr: float, g: StepFunction, whole: bool
 ) -> tuple[Tensor, int]:
-    """The errors of one block, (B, K), and the number of leading samples whose are certain.
+    """The errors of one block, (B, K), and how many samples from its start have certain errors.
 
-    They are where every net input is farther from 0 than rounding can move it, or where nothing is rounded: where all
-    numbers are whole and no sum can leave those that are represented.
+    An error is certain where every net input is farther from 0 than rounding can move it, or where nothing is rounded:
+    all values are whole numbers, and no sum can leave the range in which these are exact.
     """
     dtype, info = x.dtype, torch.finfo(x.dtype)
     x, target, weight, bias = (t.double() for t in (x, target, weight, bias))
-    start = perceptron_net_input(x, weight, bias)  # S, (B, K)
+    start = linear_forward(x, weight, bias)  # S, (B, K)
     gram = x @ x.T + 1  # (B, B); the 1 is the bias's constant input
     before = gram.tril(-1)  # L
     u, error = start, g(start) - target
