@@ -48,7 +48,7 @@ def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     )
     images, labels = load("digits")["test"]
-    return network(images.flatten(1) / 16)[-1].argmax(1), labels
+    return network(images.flatten(1) / 16).argmax(1), labels
 
 
 # From fit to test
