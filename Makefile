@@ -8,7 +8,7 @@ EXTRAS := bench,fast,export,dev
 PYTEST := -m pytest --basetemp=.pytest_tmp --numprocesses=auto --dist=worksteal
 
 .DEFAULT_GOAL := train
-.PHONY: help setup train test test-slow test-oldest test-newest lint check build test-wheel clean
+.PHONY: help setup train test test-slow test-oldest test-newest bench lint check build test-wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-newest: .venv-newest/ready  ## make test on the newest versions there are, 
 	sed -n 's/^ *"\([^"<>]*\)>=[^"]*,<[^"]*",$$/\1/p' pyproject.toml > .venv-newest/unbounded.txt
 	.venv-newest/bin/uv pip install --quiet --python .venv-newest --overrides .venv-newest/unbounded.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+bench: setup  ## time nnlab and its peers, about ten minutes; make bench ARGS=--quick, about two
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: setup  ## format, lint, types and the import contract; rewrites nothing
 	$(BIN)/ruff format --check .

@@ -16,9 +16,9 @@ TRAINING = {
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
 LEARNING = {
+    "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "test every hand-written gradient, or say what is wrong with a learner's",
-    "bench": "time nnlab and its peers side by side",
 }
 
 EPILOG = """\
@@ -27,9 +27,9 @@ examples:
   nnlab fit --config mlp          train the multi-layer perceptron on MNIST
   nnlab test --config mlp         test the newest checkpoint of that model
   nnlab fit --config mlp --help   every option, those of the model included
+  nnlab data mnist                download MNIST, verify it and say where it lies
   nnlab trace --example chapter   the chapter's worked example, number by number
   nnlab check lab4.py             what is right and what is wrong in a learner's file
-  nnlab bench --quick             nnlab beside NumPy, scikit-learn, torch, JAX and Lightning
 
 A --config is a YAML file, or one of nnlab's own recipes: {recipes}.
 Settings of training come from its --config files and flags, the later of two winning.
@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:  # before or after training, which keeps the model itself
             sys.exit(130)
         return
+    if command == "data":
+        from nnlab.data_command import main as data  # noqa: PLC0415
+
+        sys.exit(data(arguments[1:]))
     if command == "trace":
         from nnlab.trace import main as trace  # noqa: PLC0415
 
@@ -78,10 +82,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    if command == "bench":
-        from nnlab.bench import main as bench  # noqa: PLC0415
-
-        sys.exit(bench(arguments[1:]))
     parser = _Parser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, tested gradients.",

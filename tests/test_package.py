@@ -42,7 +42,7 @@ def test_a_module_imports_only_from_lower_layers(tmp_path):
 def test_lightning_is_imported_by_training_alone():
     """It takes seconds to import."""
     importing = {module.relative_to(PACKAGE).parts[0] for module in MODULES if "lightning" in imported(module)}
-    assert importing <= {"training", "bench"}
+    assert importing == {"training"}
 
 
 def test_nothing_unpickles():
@@ -90,7 +90,7 @@ def test_what_is_imported_is_required_and_what_is_required_is_imported():
         for distribution in distributions[name][:1]
     }
     assert requirements().keys() <= found
-    assert found - requirements("fast", "export", "bench").keys() <= {"llvmlite", "triton"}  # numba's, and torch's
+    assert found - requirements("fast", "export").keys() <= {"llvmlite", "triton"}  # numba's, and torch's
 
 
 def test_the_pinned_versions_are_allowed_and_an_upper_bound_is_the_next_minor_release():
@@ -123,7 +123,7 @@ def test_every_package_is_a_submodule_of_nnlab_for_people_and_type_checkers():
     )
     typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert typed == {name for name in dir(nnlab) if name not in ("__version__", "show_versions")}
-    assert typed >= {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"bench"}
+    assert typed >= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert set(nnlab.__all__) <= set(dir(nnlab))
 
 
