@@ -14,6 +14,7 @@ import yaml
 from nnlab import __version__
 from nnlab.data import load
 from nnlab.networks import MLP
+from nnlab.recipes import recipes
 from nnlab.training import AtomicCheckpointIO, command, read_checkpoint
 from tests.training.runs import CONFIGS, REPOSITORY, SMOKE, Ended, figures, files_in, fit, nnlab
 
@@ -47,7 +48,7 @@ def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     )
     images, labels = load("digits")["test"]
-    return network(images.flatten(1) / 16)[-1].argmax(1), labels
+    return network(images.flatten(1) / 16).argmax(1), labels
 
 
 # From fit to test
@@ -254,6 +255,19 @@ def test_print_config_is_a_config(config):
     assert files_in(Path()) == {"printed.yaml"}
 
 
+def test_a_recipe_is_found_by_name_where_there_is_no_file_of_that_name():
+    assert list(recipes()) == [path.stem for path in sorted(CONFIGS.glob("*.yaml"))]
+    Path("mlp").mkdir()  # a folder is no file
+    for name, flags in (("mlp", ["--config", "mlp"]), ("perceptron", ["--config=perceptron"]), ("mlp", ["-c", "mlp"])):
+        named = nnlab("test", *flags, "--print_config")
+        assert named == nnlab("test", "--config", CONFIGS / f"{name}.yaml", "--print_config")
+        assert (named.status, named.err) == (0, "")
+    Path("perceptron").write_bytes((CONFIGS / "smoke.yaml").read_bytes())
+    assert "class_path: nnlab.training.LitMLP" in nnlab("fit", "--config", "perceptron", "--print_config").out
+    text = nnlab("fit", "--config", "mlp", "--config", "{trainer: {max_epochs: 77}}", "--print_config")
+    assert "max_epochs: 77" in text.out
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -300,9 +314,8 @@ def test_the_help_of_the_command_names_its_commands_and_examples_that_exist():
         assert (ended.status, ended.err) == (0, "")
         for name in ("fit", "validate", "test", "predict"):
             assert re.search(rf"^ +{name} +\w", ended.out, re.MULTILINE)
-        configs = re.findall(r"--config (configs/\S+)", ended.out)
-        assert configs
-        assert all((CONFIGS.parent / config).is_file() for config in configs)
+        assert set(re.findall(r"nnlab \w+ --config (\w+)", ended.out)) <= recipes().keys()
+        assert f"recipes: {', '.join(recipes())}." in ended.out
 
 
 def test_version():
@@ -317,7 +330,8 @@ for arguments in (["--version"], ["--help"]):
         main(arguments)
     except SystemExit as end:
         assert not end.code
-heavy = {"torch", "lightning", "sklearn", "matplotlib", "torchvision", "jsonargparse"} & sys.modules.keys()
+dir(nnlab)
+heavy = {"torch", "numpy", "lightning", "sklearn", "matplotlib", "torchvision", "jsonargparse"} & sys.modules.keys()
 sys.exit(f"imported {sorted(heavy)}" if heavy else 0)
 """
 
