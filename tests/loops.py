@@ -98,8 +98,9 @@ def by_the_loop(
         outputs.append(z)
         penalties.append(sum(l2_penalty_forward(p, l2).item() for p in parameters[::2]))
 
-        w = None if weight is None else weight[batch]
-        grad_z, gradients = LOSSES[loss].backward(one, z, target[batch], reduction, w), []
+        w = x.new_ones(len(batch)) if weight is None else weight[batch]
+        w = w / w.sum() if reduction == "mean" else w
+        grad_z, gradients = w[:, None] * LOSSES[loss].backward(one, z, target[batch]), []
         for k, h in reversed(list(enumerate(activations))):
             if k < len(drawn):
                 grad_z = dropout_backward(grad_z, drawn[k])

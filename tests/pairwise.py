@@ -40,8 +40,10 @@ def covering(sizes: list[int]) -> list[tuple[int, ...]]:
     """
     columns = range(len(sizes))
     missing = {
-        (a, i, b, j): None for a, b in itertools.combinations(columns, 2) for i in range(sizes[a]) for j in range(sizes[b])
-    }  # fmt: skip
+        (a, i, b, j): None  # in a fixed order
+        for a, b in itertools.combinations(columns, 2)
+        for i, j in itertools.product(range(sizes[a]), range(sizes[b]))
+    }
     rows: list[tuple[int, ...]] = []
     while missing:
         a, i, b, j = next(iter(missing))

@@ -16,7 +16,6 @@ from nnlab.validation import ArgumentError
 from tests.pairwise import pairwise
 from tests.tolerances import assert_same
 
-
 DTYPES = [torch.float32, torch.float64]
 LOOPS = ["compiled", "blocked"]
 THREADS = {"1 thread": 1, "2 threads": 2}
