@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
-from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from nnlab.training import (
@@ -36,7 +35,7 @@ from nnlab.training import (
 )
 from nnlab.training.callbacks import EpochBar
 from nnlab.training.obstacles import descent_of, obstacle
-from tests.training.runs import digits, trainer
+from tests.training.runs import digits, falling, trainer
 
 
 def words(value: object) -> str:
@@ -79,12 +78,8 @@ def mlp(kind: type[LitMLP] = LitMLP, optimizer: Any = torch.optim.SGD, scheduler
     return model
 
 
-def falling(optimizer: torch.optim.Optimizer) -> Any:
-    return ExponentialLR(optimizer, 0.9)
-
-
 def falling_by_step(optimizer: torch.optim.Optimizer) -> Any:
-    return {"scheduler": ExponentialLR(optimizer, 0.9), "interval": "step"}
+    return {"scheduler": falling(optimizer), "interval": "step"}
 
 
 # Options of the trainer
