@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from nnlab.ops.perceptron_sample import sample_error
 from sklearn.datasets import load_digits, load_iris
 
 from nnlab.ops import bipolar_step, perceptron_block, perceptron_rule, perceptron_rule_blocked, step
-from nnlab.ops.perceptron_sample import sample_error
 from nnlab.validation import ArgumentError
 from tests.ops.oracles import Problem, float_problem, integer_problem
 

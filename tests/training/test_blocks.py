@@ -1,7 +1,9 @@
 """Blocks of mini-batches end where Lightning has to look, and leave what mini-batches one by one would leave."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,22 +314,28 @@ def test_a_callback_that_reads_the_training_data_is_given_mini_batches(tmp_path,
 
 def test_one_engine_serves_a_fit_and_is_let_go_after_it(tmp_path, monkeypatch):
     made, make_engine = [], LitMLP.make_engine
-    monkeypatch.setattr(LitMLP, "make_engine", lambda *a: made.append(make_engine(*a)) or made[-1])
+
+    def noted(*arguments: Any) -> MLPEngine:
+        engine = make_engine(*arguments)
+        made.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(LitMLP, "make_engine", noted)
     copies = []
 
     class Copies(L.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            assert pl_module._engine is made[-1]
+            assert made[-1]() is not None
             assert not any("engine" in key for key in pl_module.state_dict())
             del pl_module.configure_optimizers  # a function of this test's, which cannot be pickled
             copies.extend([copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))])
 
     model = mlp()
     fit(tmp_path, model, callbacks=[Copies()], max_epochs=1)
-    assert len(made) == 1
-    assert model._engine is None
-    assert all(other._engine is None for other in copies)
-    assert_same(state(copies[0]), state(model))
+    gc.collect()
+    assert [engine() for engine in made] == [None]
+    for other in copies:
+        assert_same(state(other), state(model))
     fit(tmp_path, mlp(), max_epochs=3)
     assert len(made) == 2
 
