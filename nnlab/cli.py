@@ -12,6 +12,7 @@ TRAINING = {
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
 LEARNING = {
+    "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "prove every hand-written gradient, or say what is wrong with a learner's",
     "bench": "time nnlab and its peers side by side",
@@ -23,6 +24,7 @@ examples:
   nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
   nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
   nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
+  nnlab data mnist                             download MNIST, verify it and say where it lies
   nnlab trace --example chapter                the chapter's worked example, number by number
   nnlab check lab4.py                          what is right and what is wrong in a learner's file
   nnlab bench --quick                          nnlab beside NumPy, scikit-learn, torch, JAX and Lightning
@@ -59,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:  # before or after training, which keeps the model itself
             sys.exit(130)
         return
+    if command == "data":
+        from nnlab.data_command import main as data  # noqa: PLC0415
+
+        sys.exit(data(arguments[1:]))
     if command == "trace":
         from nnlab.trace import main as trace  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nnlab import Adaline, Perceptron
-from nnlab.displays import DecisionRegionsDisplay, Drawn, ErrorsPerEpochDisplay, save_picture
+from nnlab.displays import DecisionRegionsDisplay, Display, ErrorsPerEpochDisplay, save_picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,12 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     features = ["sepal length [cm]", "petal length [cm]"]
     flowers = [str(name) for name in iris.target_names[:2]]
 
-    def regions(title: str, classifier: object, X: Any, y: Any) -> Drawn:
+    def regions(title: str, classifier: object, X: Any, y: Any) -> Display:
         display = DecisionRegionsDisplay.from_estimator(classifier, X, y, feature_names=features, class_names=flowers)
         display.ax_.set_title(title)
         return display
 
-    pictures: dict[str, Drawn] = {
+    pictures: dict[str, Display] = {
         "samples": DecisionRegionsDisplay.from_samples(X, y, feature_names=features, class_names=flowers)
     }
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     perceptron = Perceptron(eta=0.1, n_iter=options.epochs, random_state=1).fit(X, y)
     print(f"  updates in each epoch: {perceptron.errors_}")
     print(f"  bias and weights: {perceptron.w_}")
-    pictures["perceptron-updates"] = ErrorsPerEpochDisplay.from_estimator(perceptron)
-    pictures["perceptron-regions"] = regions(f"perceptron after {options.epochs} epochs", perceptron, X, y)
+    pictures["perceptron-updates"] = ErrorsPerEpochDisplay.from_estimator(perceptron, title="Perceptron: updates")
+    pictures["perceptron-regions"] = regions(f"Perceptron after {options.epochs} epochs", perceptron, X, y)
 
     print("scikit-learn's perceptron, the chapter's block")
     X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.2, random_state=1)
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"  iterations: {adaline.n_iter_}, until a step shorter than {adaline.tol}; eta {adaline.eta_:.4g}")
     print(f"  E, the mean of ½ (y − t)²: {adaline.cost_[0]:.4f} after the first, {adaline.cost_[-1]:.4f} at the end")
     print(f"  bias and weights: {adaline.w_}; misclassified samples: {adaline.errors_[-1]}")
-    pictures["adaline-cost"] = ErrorsPerEpochDisplay(errors=adaline.cost_, label="E, mean of ½ (y − t)²").plot()
+    cost = {"label": "E, mean of ½ (y − t)²", "title": "Adaline: cost after each iteration"}
+    pictures["adaline-cost"] = ErrorsPerEpochDisplay(errors=adaline.cost_, **cost).plot()
     pictures["adaline-regions"] = regions(f"Adaline after {adaline.n_iter_} iterations", model, X, y)
 
     print("figures:")

@@ -10,7 +10,7 @@ from nnlab import NeuralNetMLP
 from nnlab.data import SPECS, DataError, ensure, load
 from nnlab.displays import (
     ActivationDisplay,
-    Drawn,
+    Display,
     TrainingCurvesDisplay,
     WeightTilesDisplay,
     WrongDigitsDisplay,
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> float:
     print(f"test accuracy:       {accuracy:.2%}")
 
     print("figures:")
-    pictures: dict[str, Drawn] = {
+    pictures: dict[str, Display] = {
         "sigmoid": ActivationDisplay.from_name("sigmoid"),
         "curves": TrainingCurvesDisplay.from_estimator(network),
         "wrong": WrongDigitsDisplay.from_predictions(splits["test"].images, y_test, predicted),

@@ -1,4 +1,4 @@
-"""The two scripts that walk the chapter from data to figures and numbers, on little data."""
+"""The scripts that walk the chapter from data to figures and numbers, and README's picture, on little data."""
 
 import importlib.util
 from pathlib import Path
@@ -51,6 +51,11 @@ def test_mnist_from_scratch_on_the_digits(tmp_path: Path, capsys: pytest.Capture
     assert f"test accuracy:       {accuracy:.2%}" in out
     assert accuracy > 0.7
     assert_pictures(tmp_path, {f"digits-{kind}" for kind in ("sigmoid", "curves", "wrong", "weights")})
+
+
+def test_the_readmes_picture(tmp_path: Path) -> None:
+    assert script("readme_picture").main(["--epochs", "2", "--out", str(tmp_path / "docs" / "picture.png")]) > 0.7
+    assert_pictures(tmp_path / "docs", {"picture"})
 
 
 def test_wrong_data_is_answered_without_a_traceback(

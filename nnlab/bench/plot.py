@@ -6,37 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nnlab.bench.rows import Row, Spread
-from nnlab.displays.style import COLORS, INK, new_axes, quiet, save_picture
+from nnlab.displays.style import COLORS, INK, Display, save_picture, style_axes
 
 LINE = 0.32  # inches for a bar
 
 
-class RatiosDisplay:
+class RatiosDisplay(Display):
     """How many times as long each peer takes, a bar from 1 for each row, with p20 to p80.
 
     Args:
         rows: with what was timed; ``scaling`` and what has no repeats are left out.
-
-    Attributes:
-        ax_: the axes of the latest ``plot``.
-        figure_: their figure.
     """
-
-    ax_: Axes
-    figure_: Figure
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [(row, row.ratio) for row in rows if row.ratio and row.repeats and row.task != "scaling"]
+        self.tasks = list(dict.fromkeys(row.task for row, _ in self.rows))
+        self.size = 8.0, 0.8 + LINE * max(1, len(self.rows) + len(self.tasks))
 
-    def plot(self, ax: Axes | None = None) -> RatiosDisplay:
-        """Draw the bars, the first row on top, below the name of its task."""
-        tasks = list(dict.fromkeys(row.task for row, _ in self.rows))
-        if ax is None:
-            (ax,) = new_axes(1, 8.0, 0.8 + LINE * max(1, len(self.rows) + len(tasks)))
+    def _draw(self, ax: Axes) -> None:
+        tasks = self.tasks
         y, places, labels = 0, [], []
         for task in tasks:
             places.append(y)
@@ -59,12 +50,9 @@ class RatiosDisplay:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.1)
-        ax.set_xlabel("times as long as nnlab, p20 to p80", fontsize=9)
-        quiet(ax, grid="x")
-        ax.tick_params(axis="y", length=0)
+        style_axes(ax, title="Time relative to nnlab", xlabel="times as long as nnlab, p20 to p80", grid="x")
+        ax.tick_params(axis="y", length=0, labelsize=8.5)
         ax.spines["left"].set_visible(False)
-        self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        return self
 
     @staticmethod
     def _bar(ax: Axes, y: int, ratio: Spread) -> None:

@@ -1,4 +1,4 @@
-"""The data sets, checked at every load, and the loader that feeds them from the device they live on."""
+"""The data sets, checked at every load, and the loader of mini-batches from tensors on one device."""
 
 from nnlab.data.idx import DataError, IdxFile, read_idx, write_idx
 from nnlab.data.loader import ResidentLoader

@@ -1,4 +1,4 @@
-"""Mini-batches of tensors that live on one device: one copy per epoch, and a position that can be saved exactly."""
+"""Mini-batches of tensors on one device: one copy per epoch, and a position that can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ class ResidentLoader:
     """Yield ``(images, labels)`` mini-batches as views of one buffer that is filled once per epoch.
 
     Each ``iter()`` begins a new epoch; batches are valid until the next one begins. With W processes, global batch s
-    is ``permutation[s W B : (s + 1) W B]``, and rank r takes its r-th part. Every sample is in exactly one batch:
-    the tail, too, is shared as evenly as can be, and where it leaves nothing for a rank, that rank gets an empty
-    batch, so that all ranks make ``len()`` steps. The permutation is drawn on the CPU: it is the same on every
-    device and every rank.
+    is ``permutation[s W B : (s + 1) W B]``, and rank r gets its r-th part. Every sample is in exactly one batch: the
+    tail is shared among the ranks as evenly as possible, and a rank without a share of it gets an empty batch, so that
+    all ranks make ``len()`` steps. The permutation is drawn on the CPU, so it is the same on every device and rank.
 
-    After ``load_state_dict``, the next ``iter()`` continues the epoch in which the state was saved, at the batch
+    After ``load_state_dict``, the next ``iter()`` continues the epoch in which the state was saved, with the batch
     after the last one yielded.
 
-    An epoch may also be given as the numbers of its samples, for an engine that gathers them itself: see
-    ``give_numbers``.
+    An epoch can also be given as sample indices, for an engine that gathers the samples itself: see
+    ``yield_indices``.
 
     Args:
         images: N samples, floating point, (N, …).
         labels: int64, (N,), on the device of ``images``.
         batch_size: B, samples per step and process.
-        shuffle: draw a new order for every epoch; otherwise samples come in their own order.
-        seed: what the orders are drawn from.
-        rank: r, this process among the W.
-        world_size: W.
+        shuffle: whether to draw a new order for every epoch.
+        seed: seed of the orders.
+        rank: r, the rank of this process.
+        world_size: W, the number of processes.
 
     Raises:
-        ArgumentError: an argument is not as above; it is named.
+        ArgumentError: an argument is not as above; the error names it.
 
     >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False)
     >>> [labels.tolist() for _, labels in loader]
@@ -69,8 +68,8 @@ class ResidentLoader:
         self._permutation = torch.arange(len(images))
         self._position = len(self)  # batches yielded in this epoch; at len(self) the next epoch is due
         self._resumes = False
-        self._numbers_next = False
-        self._epoch = 0  # counts beginnings, so that an iterator notices when it is overtaken
+        self._indices_next = False
+        self._epoch = 0  # counts the epochs begun, so that an iterator notices that a later one has begun
         if shuffle or world_size > 1:
             n_own = len(self._own(self._permutation))
             self._buffers = images.new_empty(n_own, *images.shape[1:]), labels.new_empty(n_own)
@@ -92,34 +91,34 @@ class ResidentLoader:
         return math.ceil(len(self._images) / (self._world_size * self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Begin a new epoch, or continue the one that ``load_state_dict`` put back, when its first batch is asked for.
+        """Begin a new epoch, or continue the restored one, when the first batch is asked for.
 
-        An iterator that is never asked, as Lightning makes one to see whether it can, leaves no trace. One that is
-        still in use when the next begins raises a RuntimeError: its batches are gone.
+        An iterator that is never advanced changes nothing: Lightning makes one to see whether it can. An iterator
+        that is advanced after a later one has begun raises a RuntimeError, because its batches are gone.
         """
-        numbers = self._begin()
+        indices = self._begin()
         epoch, (images, labels) = self._epoch, self._buffers
         while self._position < len(self):
             batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
-            if numbers is None:
+            if indices is None:
                 self._position += 1  # before the yield: Lightning does not come back after the last batch
                 yield images[batch], labels[batch]
             else:
-                yield numbers[batch.start :]  # type: ignore[misc]  # only to who asked for it by ``give_numbers``
+                yield indices[batch.start :]  # type: ignore[misc]  # only after ``yield_indices``
             if epoch != self._epoch:
                 raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
 
-    def give_numbers(self, wanted: bool = True) -> None:
-        """Let the next epoch to begin, and no other, be given as numbers of samples: nothing is gathered.
+    def yield_indices(self, wanted: bool = True) -> None:
+        """Make the next epoch, and only that one, yield sample indices instead of mini-batches.
 
-        Its iterator yields the numbers of all samples that are left of the epoch, int64, (n,), on the device of
-        ``images``. Who takes some says so by ``take``.
+        Its iterator yields the indices of all samples left in the epoch, int64, (n,), on the device of ``images``;
+        ``take`` says how many mini-batches of them were used.
 
         Args:
-            wanted: False takes the wish back.
+            wanted: False cancels an earlier call.
 
         >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False)
-        >>> loader.give_numbers()
+        >>> loader.yield_indices()
         >>> left = iter(loader)
         >>> next(left)
         tensor([0, 1, 2, 3, 4])
@@ -127,16 +126,13 @@ class ResidentLoader:
         >>> next(left)
         tensor([4])
         """
-        self._numbers_next = wanted
+        self._indices_next = wanted
 
     def take(self, n_batches: int) -> None:
-        """Note that the next mini-batches of an epoch given as numbers were learnt; until then the position stays.
-
-        Args:
-            n_batches: how many.
+        """Move the position past ``n_batches`` mini-batches of an epoch that yields indices.
 
         Raises:
-            ArgumentError: fewer than 1, or more than are left.
+            ArgumentError: ``n_batches`` is less than 1, or more than are left.
         """
         check_at_least("n_batches", n_batches, 1)
         if n_batches > len(self) - self._position:
@@ -145,16 +141,16 @@ class ResidentLoader:
         self._position += n_batches
 
     def _begin(self) -> Tensor | None:
-        """Draw the order of the epoch, unless it goes on; put the samples in it, or return their numbers."""
+        """Draw the epoch's order unless it is restored; fill the buffers, or return the indices if they are wanted."""
         if not (self._resumes and self._position < len(self)):
             self._position = 0
             if self._shuffle:
                 self._permutation = torch.randperm(len(self._images), generator=self._generator)
-        numbers, self._numbers_next = self._numbers_next, False
+        indices_wanted, self._indices_next = self._indices_next, False
         self._resumes = False
         self._epoch += 1
         own = self._own(self._permutation).to(self._images.device)
-        if numbers:
+        if indices_wanted:
             return own
         if self._buffers[0] is not self._images:
             torch.index_select(self._images, 0, own, out=self._buffers[0])
@@ -162,16 +158,16 @@ class ResidentLoader:
         return None
 
     def _own(self, permutation: Tensor) -> Tensor:
-        """This rank's part of every global batch, one after the other: batch s is at [s B : (s + 1) B]."""
+        """The indices in this rank's parts of the global batches: batch s is at [s B : (s + 1) B]."""
         n_full = len(permutation) // (self._world_size * self.batch_size)
         full, tail = permutation.tensor_split([n_full * self._world_size * self.batch_size])
         own_full = full.view(n_full, self._world_size, self.batch_size)[:, self._rank]  # (n_full, B)
         return torch.cat((own_full.flatten(), tail.tensor_split(self._world_size)[self._rank]))
 
     def state_dict(self) -> dict[str, int | Tensor]:
-        """Position, order of this epoch, and what the next orders are drawn from; the same on all ranks.
+        """The position, the order of this epoch and the state of the generator; the same on all ranks.
 
-        It holds numbers and CPU tensors only, so that ``torch.load(weights_only=True)`` reads it.
+        The values are ints, bools and CPU tensors, so ``torch.load(weights_only=True)`` reads them.
         """
         return self._identity() | {
             "position": self._position,
@@ -180,14 +176,11 @@ class ResidentLoader:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
-        """Take up where a loader made with the same arguments stood; its rank, device and seed may have differed.
-
-        Args:
-            state_dict: what ``state_dict`` returned.
+        """Restore the position of a loader with the same arguments; rank, device and seed may differ.
 
         Raises:
-            ArgumentError: it was saved by a loader of another number of samples, batch size, world size or
-                shuffling, or is no state of a loader; the loader is then left as it was.
+            ArgumentError: the state is of a loader with another number of samples, batch size, world size or
+                shuffling, or is not the state of a loader; the loader is then unchanged.
         """
         for key, expected in self._identity().items():
             if state_dict.get(key) != expected:
@@ -210,7 +203,7 @@ class ResidentLoader:
         self._epoch += 1
 
     def _identity(self) -> dict[str, int | Tensor]:
-        """What must be equal for a saved position to mean the same batches."""
+        """The arguments that must be equal for a saved position to mean the same batches."""
         return {
             "n_samples": len(self._images),
             "batch_size": self.batch_size,

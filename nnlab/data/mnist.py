@@ -1,13 +1,15 @@
-"""The data sets by name: MNIST, Fashion-MNIST and KMNIST from files in torchvision's layout, and the 8×8 digits.
+"""The data sets by name: MNIST, Fashion-MNIST and KMNIST from IDX files, and scikit-learn's 8×8 digits.
 
-A file is used only after all that is known about it has been checked: format, count, size, labels and SHA-256.
+Everything that is known about a file is checked each time before it is used: format, shape, labels and SHA-256.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,7 +37,7 @@ class ImageSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file of a data set and what must hold for it; ``n_classes`` is None for images, ``sha256`` if unknown."""
+    """What is known of one file; ``n_classes`` is None for images, ``sha256`` where it is not known."""
 
     name: str
     split: Split
@@ -44,9 +46,21 @@ class FileSpec:
     sha256: str | None
 
     @property
-    def n_bytes(self) -> int:
-        """The size of the uncompressed file: the header and one byte per item."""
-        return 4 + 4 * len(self.shape) + math.prod(self.shape)
+    def names(self) -> tuple[str, ...]:
+        """The names under which people have the file, the usual one first.
+
+        >>> SPECS["mnist"].files[1].names[:2]
+        ('train-labels-idx1-ubyte', 'train-labels.idx1-ubyte')
+        """
+        plain = self.name, self.name.replace("-idx", ".idx")
+        return *plain, *(f"{name}.gz" for name in plain)
+
+
+class FoundFile(NamedTuple):
+    """A file of a data set that has passed every check, and where it lies."""
+
+    path: Path
+    content: IdxFile
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,24 @@ SPECS: dict[str, DataSpec] = {
             "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
     ),
-    "fashion_mnist": DataSpec("FashionMNIST"),
+    "fashion_mnist": DataSpec(
+        "FashionMNIST",
+        sha256={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+    ),
     "kmnist": DataSpec("KMNIST"),
     "digits": DataSpec(None, n_train=1437, n_test=360, image_shape=(8, 8), max_pixel=16),
 }
-"""Every data set by its name."""
+"""Every data set by its name. Fashion-MNIST's sums are of the files in Debian's package of it."""
+
+MAX_FOLDERS = 100
+"""How many folders below the root are searched at most, on each of two levels."""
+
+_log = logging.getLogger("nnlab.data")
 
 
 def default_root() -> Path:
@@ -109,14 +136,14 @@ def default_root() -> Path:
 
 
 def raw_folder(name: str, root: Root = None) -> Path | None:
-    """The folder of a data set's files, ``<root>/<folder>/raw``; None for a data set without files.
+    """The usual folder of a data set's files, ``<root>/<folder>/raw``; None for a data set without files.
 
     >>> raw_folder("mnist", "data").as_posix()
     'data/MNIST/raw'
     """
     check_choice("name", name, SPECS)
     folder = SPECS[name].folder
-    return None if folder is None else Path(default_root() if root is None else root).expanduser() / folder / "raw"
+    return None if folder is None else _root(root) / folder / "raw"
 
 
 def load(name: str, root: Root = None, splits: Collection[Split] = SPLITS) -> dict[Split, ImageSplit]:
@@ -124,14 +151,11 @@ def load(name: str, root: Root = None, splits: Collection[Split] = SPLITS) -> di
 
     Args:
         name: a name in ``SPECS``.
-        root: the folder that holds the data sets.
-        splits: the splits to build tensors of; the other files are checked all the same.
-
-    Returns:
-        The asked splits by name.
+        root: the folder of the data sets; ``find_files`` says where in and near it files are looked for.
+        splits: the splits to return; the files of the others are checked all the same.
 
     Raises:
-        DataError: a file is missing or not what it must be; the file, what was found and what is expected are named.
+        DataError: a file is missing or wrong; the error names the file, what was found and what is expected.
         ArgumentError: an unknown name or split.
 
     >>> load("digits", splits=["test"])["test"].images.shape
@@ -143,7 +167,7 @@ def load(name: str, root: Root = None, splits: Collection[Split] = SPLITS) -> di
 
 
 def load_split(name: str, root: Root, split: Split) -> ImageSplit:
-    """Check and return one split alone; the files of the other need not be there. Arguments and errors as ``load``."""
+    """Check and return one split; the files of the other need not be there. Arguments and errors as ``load``."""
     check_choice("split", split, SPLITS)
     return _load(name, root, (split,), checked=(split,))[split]
 
@@ -154,53 +178,129 @@ def verify(name: str, root: Root = None) -> None:
 
 
 def _load(name: str, root: Root, splits: Collection[Split], *, checked: Collection[Split]) -> dict[Split, ImageSplit]:
-    folder = raw_folder(name, root)
-    if folder is None:
+    if raw_folder(name, root) is None:
         digits = _digits()
         return {split: digits[split] for split in splits}
-    loaded: dict[Split, ImageSplit] = {}
-    for split in checked:
-        images, labels = (_read_required(folder, file) for file in SPECS[name].files if file.split == split)
-        if split in splits:
-            loaded[split] = ImageSplit(images.data, labels.data.to(torch.int64))
-    return loaded
+    contents: dict[Split, list[IdxFile]] = {split: [] for split in splits}
+    for file, found in find_files(name, root, [file for file in SPECS[name].files if file.split in checked]):
+        if found is None:
+            raise missing_file(name, root, file)
+        if file.split in splits:
+            contents[file.split].append(found.content)
+    return {split: ImageSplit(images.data, labels.data.to(torch.int64)) for split, (images, labels) in contents.items()}
 
 
-def _read_required(folder: Path, file: FileSpec) -> IdxFile:
-    path = find_file(folder, file)
-    if path is None:
-        raise DataError(f"{folder / file.name}: found no such file, expected it or {file.name}.gz beside it")
-    return read_present_file(path, file)
+def find_files(name: str, root: Root, files: Iterable[FileSpec]) -> Iterator[tuple[FileSpec, FoundFile | None]]:
+    """Find and check files of a data set; yield each with where it lies, None where it is nowhere.
+
+    A file is looked for under each of its ``names``, and as ``NAME/NAME``, in four places: ``<root>/MNIST/raw`` (or
+    the data set's own folder), ``<root>/MNIST``, ``<root>/raw`` and ``<root>``. There, a file that is present and
+    wrong is an error. A file that is in none of them is looked for in the same four places of the folders one and two
+    levels below the root, of the two folders above it, and of folders of the root's name one and two levels up. There,
+    a file that is wrong is passed over with a warning.
+
+    A folder named for another data set is not searched; one named for none is searched where the SHA-256 is known.
+
+    Raises:
+        DataError: a file in one of the root's own places is wrong.
+    """
+    near = _places(name, _root(root))
+    far: list[Path] | None = None
+    for file in files:
+        found = _find(file, near)
+        if found is None:
+            if far is None:
+                far = [place for folder in _folders_around(name, _root(root)) for place in _places(name, folder)]
+            found = _find(file, far, pass_over=True)
+        yield file, found
 
 
-def find_file(folder: Path, file: FileSpec) -> Path | None:
-    """The file in its folder, under its name or else with ``.gz`` after it; None where neither is present."""
-    candidates = (folder / file.name, folder / f"{file.name}.gz")
-    return next((path for path in candidates if os.path.lexists(path)), None)
+def missing_file(name: str, root: Root, file: FileSpec) -> DataError:
+    """The error for a file that ``find_files`` finds nowhere."""
+    path = Path(raw_folder(name, root) or "", file.name)
+    return DataError(f"{path}: found no such file, expected it or {file.name}.gz beside it")
+
+
+def _root(root: Root) -> Path:
+    return (default_root() if root is None else Path(root)).expanduser()
+
+
+def _places(name: str, folder: Path) -> list[Path]:
+    own = folder / str(SPECS[name].folder)
+    candidates = own / "raw", own, folder / "raw", folder
+    return [place for place in candidates if _may_contain(place, name) and os.path.isdir(place)]
+
+
+def _may_contain(folder: Path, name: str) -> bool:
+    """Whether the folder is named for this data set, or for none where the SHA-256 tells the data sets apart."""
+    named_for = _named_for(folder)
+    return named_for == name or (named_for is None and bool(SPECS[name].sha256))
+
+
+def _named_for(folder: Path) -> str | None:
+    folder = folder.absolute()
+    text = (folder.parent if folder.name == "raw" else folder).name.casefold()
+    words = {"fashion": "fashion_mnist", "kmnist": "kmnist", "kuzushiji": "kmnist", "mnist": "mnist"}  # mnist is last
+    return next((name for word, name in words.items() if word in text), None)
+
+
+def _folders_around(name: str, root: Path) -> list[Path]:
+    """The folders one and two levels below the root, then those above it and their folders of the root's name."""
+    level, below = [root], []
+    for _ in range(2):
+        level = [child for folder in level for child in _children(folder) if _named_for(child) in (name, None)]
+        level = level[:MAX_FOLDERS]
+        below += level
+    root = root.absolute()
+    above = [*root.parents[:2], *(parent / root.name for parent in root.parents[1:3])]
+    return below + above
+
+
+def _children(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, hidden ones left out; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            some = list(itertools.islice(entries, 100 * MAX_FOLDERS))  # a folder of a million pictures takes a second
+    except OSError:
+        return []
+    return [folder / e.name for e in sorted(some, key=lambda e: e.name) if e.name[0] != "." and os.path.isdir(e.path)]
+
+
+def _find(file: FileSpec, places: Iterable[Path], *, pass_over: bool = False) -> FoundFile | None:
+    for place in places:
+        path = _path_in(place, file)
+        if path is None:
+            continue
+        try:
+            return FoundFile(path, read_file(path, file))
+        except DataError as error:
+            if not pass_over:
+                raise DataError(f"{error}; remove it or put the right file there") from error
+            _log.warning("passed over %s", error)
+    return None
+
+
+def _path_in(folder: Path, file: FileSpec) -> Path | None:
+    """The file in a folder; some unpack it to a folder of its own name. A folder alone is returned, to be refused."""
+    paths = [*(folder / name for name in file.names), *(folder / name / name for name in file.names)]
+    present = [path for path in paths if os.path.lexists(path)]
+    return next((path for path in present if not path.is_dir()), present[0] if present else None)
 
 
 def read_file(path: Path, file: FileSpec) -> IdxFile:
-    """Read the file at ``path`` and hold it to ``file``.
+    """Read the file at ``path`` and check that it is ``file``.
 
     Raises:
         DataError: format, shape, labels or SHA-256 are not what they must be.
     """
-    found = read_idx(path, dimensions=len(file.shape))
-    if found.shape != file.shape:
-        raise DataError.mismatch(path, f"the shape {found.shape}", f"{file.shape}")
-    if file.n_classes is not None and max(found.content) >= file.n_classes:
-        raise DataError.mismatch(path, f"the label {max(found.content)}", f"labels from 0 to {file.n_classes - 1}")
-    if file.sha256 is not None and found.sha256 != file.sha256:
-        raise DataError.mismatch(path, f"the SHA-256 {found.sha256}", file.sha256)
-    return found
-
-
-def read_present_file(path: Path, file: FileSpec) -> IdxFile:
-    """``read_file`` for a file in the user's folder: the error also says what to do about it."""
-    try:
-        return read_file(path, file)
-    except DataError as error:
-        raise DataError(f"{error}; remove it or put the right file there") from error
+    content = read_idx(path, file.shape)
+    if file.n_classes is not None and max(content.content) >= file.n_classes:
+        raise DataError.mismatch(path, f"the label {max(content.content)}", f"labels from 0 to {file.n_classes - 1}")
+    owner = next((name for name, spec in SPECS.items() if content.sha256 in spec.sha256.values()), None)
+    if content.sha256 != file.sha256 and (file.sha256 or owner):
+        found = f"the SHA-256 {content.sha256}" + (f" (a file of {owner})" if owner else "")
+        raise DataError.mismatch(path, found, file.sha256 or "a file of another data set")
+    return content
 
 
 def _digits() -> dict[Split, ImageSplit]:

@@ -1,6 +1,6 @@
 """The chapter's pictures as displays in scikit-learn's style.
 
-A display keeps the numbers it shows as attributes. ``from_estimator(…)`` computes and draws them at once;
+A display keeps the values it shows as attributes. ``from_estimator(…)`` computes and draws them at once;
 ``plot(ax=None)`` draws them again, into given axes or a new figure, and returns the display, whose ``ax_`` and
 ``figure_`` are then set. An estimator is anything with the right attributes, nnlab's or another's.
 """
@@ -8,13 +8,13 @@ A display keeps the numbers it shows as attributes. ``from_estimator(…)`` comp
 from nnlab.displays.activation import ActivationDisplay
 from nnlab.displays.curves import ErrorsPerEpochDisplay, TrainingCurvesDisplay
 from nnlab.displays.regions import DecisionRegionsDisplay
-from nnlab.displays.style import Drawn, save_picture
+from nnlab.displays.style import Display, save_picture
 from nnlab.displays.tiles import WeightTilesDisplay, WrongDigitsDisplay
 
 __all__ = [
     "ActivationDisplay",
     "DecisionRegionsDisplay",
-    "Drawn",
+    "Display",
     "ErrorsPerEpochDisplay",
     "TrainingCurvesDisplay",
     "WeightTilesDisplay",

@@ -1,4 +1,4 @@
-"""Images in a grid: test digits that a network takes for others, and the weights of its first layer."""
+"""Images in a grid: digits that a network misreads, and the weights of its first layer."""
 
 from __future__ import annotations
 
@@ -7,52 +7,32 @@ from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from nnlab.displays.style import COLORS, INK, needed, numbers, own_axes
+from nnlab.displays.style import COLORS, GRID, INK, LABEL, SMALL, TITLE, Display, fitted_attribute, to_array
 from nnlab.validation import ArgumentError, check_at_least
 
 
-def image_shape(n_pixels: int, shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width of an image of so many pixels: those given, or a square's.
-
-    Raises:
-        ArgumentError: the pixels do not fill the shape, or no square.
-    """
-    side = math.isqrt(n_pixels)
-    if shape is None and side * side != n_pixels:
-        raise ArgumentError("image_shape", f"must be given: {n_pixels} pixels make no square")
-    height, width = shape or (side, side)
-    if height * width != n_pixels:
-        raise ArgumentError("image_shape", f"must have {n_pixels} pixels, got {height} × {width}")
-    return height, width
-
-
-class WrongDigitsDisplay:
-    """Misclassified images, each with its target and what was predicted.
+class WrongDigitsDisplay(Display):
+    """Misclassified images, each with its target and its prediction.
 
     Args:
         images: the first of the misclassified, (n, H, W).
         target: their labels, (n,).
         predicted: the labels predicted, (n,).
-        n_wrong: how many are misclassified in all.
-        n_samples: of how many.
-
-    Attributes:
-        ax_: the axes of the latest ``plot``.
-        figure_: their figure.
+        n_wrong: how many images are misclassified in all.
+        n_samples: how many images there are.
     """
-
-    ax_: Axes
-    figure_: Figure
 
     def __init__(
         self, *, images: ArrayLike, target: ArrayLike, predicted: ArrayLike, n_wrong: int, n_samples: int
     ) -> None:
-        self.images = numbers("images", images, 3)
-        self.target, self.predicted = numbers("target", target, 1), numbers("predicted", predicted, 1)
+        self.images = to_array("images", images, 3)
+        self.target, self.predicted = to_array("target", target, 1), to_array("predicted", predicted, 1)
         self.n_wrong, self.n_samples = n_wrong, n_samples
+        rows, columns = _grid(len(self.images))
+        self.size = max(1.25 * columns + 0.3, 4.8), 1.55 * rows + 0.6  # wide enough for the title
 
     @classmethod
     def from_predictions(
@@ -79,21 +59,15 @@ class WrongDigitsDisplay:
             ArgumentError: not as many images, targets and predictions, or pixels that do not fill the shape.
         """
         check_at_least("n_images", n_images, 1)
-        pictures, true, said = numbers("images", images), numbers("y_true", y_true, 1), numbers("y_pred", y_pred, 1)
-        if not len(pictures) == len(true) == len(said):
-            raise ArgumentError("y_pred", f"must be one for each image, got {len(pictures)}, {len(true)}, {len(said)}")
-        if pictures.ndim == 2:
-            pictures = pictures.reshape(-1, *image_shape(pictures.shape[1], shape))
+        array, true, said = to_array("images", images), to_array("y_true", y_true, 1), to_array("y_pred", y_pred, 1)
+        if not len(array) == len(true) == len(said):
+            raise ArgumentError("y_pred", f"must be one for each image, got {len(array)}, {len(true)}, {len(said)}")
+        if array.ndim == 2:
+            array = array.reshape(-1, *_image_shape(array.shape[1], shape))
         wrong = np.flatnonzero(true != said)
-        first = wrong[:n_images]
-        display = cls(
-            images=pictures[first],
-            target=true[first],
-            predicted=said[first],
-            n_wrong=len(wrong),
-            n_samples=len(true),
-        )
-        return display.plot(ax)
+        shown = wrong[:n_images]
+        counts = {"n_wrong": len(wrong), "n_samples": len(true)}
+        return cls(images=array[shown], target=true[shown], predicted=said[shown], **counts).plot(ax)
 
     @classmethod
     def from_estimator(
@@ -109,53 +83,44 @@ class WrongDigitsDisplay:
         """Let a fitted classifier predict flat images, (N, H·W); the rest as ``from_predictions``."""
         return cls.from_predictions(X, y, estimator.predict(X), n_images=n_images, shape=shape, ax=ax)
 
-    def plot(self, ax: Axes | None = None) -> Self:
-        """Draw the images, dark on light, in rows as long as the grid is high."""
+    def _draw(self, ax: Axes) -> None:
         n = len(self.images)
-        columns = max(1, math.ceil(math.sqrt(n)))
-        rows = max(1, math.ceil(n / columns))
-        ax = own_axes(ax, 1.25 * columns + 0.3, 1.55 * rows + 0.6)
+        rows, columns = _grid(n)
         height, width = self.images.shape[1:] if n else (1, 1)
         step_x, step_y = 1.15 * width, 1.42 * height  # room for the words above each image
         for k, image in enumerate(self.images):
             left, top = k % columns * step_x, k // columns * step_y
-            frame = (left, left + width, top + height, top)
-            ax.imshow(image, cmap="gray_r", extent=frame, interpolation="nearest")
-            ax.add_patch(_outline(left, top, width, height))
-            words = {"ha": "center", "va": "bottom", "fontsize": 9}
+            ax.imshow(image, cmap="gray_r", extent=(left, left + width, top + height, top), interpolation="nearest")
+            ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=GRID, linewidth=0.6))
             middle, above = left + width / 2, top - 0.04 * height
-            ax.text(middle, above, f"{self.target[k]} → ", color=INK, **{**words, "ha": "right"})  # type: ignore[arg-type]
-            ax.text(middle, above, f"{self.predicted[k]}", color=COLORS[1], weight="bold", **{**words, "ha": "left"})  # type: ignore[arg-type]
+            ax.text(middle, above, f"{self.target[k]} → ", color=INK, ha="right", va="bottom", fontsize=SMALL)
+            said: dict[str, Any] = {"color": COLORS[1], "weight": "bold", "fontsize": SMALL}
+            ax.text(middle, above, f"{self.predicted[k]}", ha="left", va="bottom", **said)
         ax.set_xlim(-0.05 * width, columns * step_x - 0.1 * width)
         ax.set_ylim(rows * step_y - 0.37 * height, -0.36 * height)
         ax.set_aspect("equal")
         ax.axis("off")
         share = f"{self.n_wrong:,} of {self.n_samples:,} wrong ({self.n_wrong / max(1, self.n_samples):.2%})"
         shown = f"; the first {n}" if n < self.n_wrong else ""
-        ax.set_title(f"{share}{shown}: target → prediction", fontsize=11)
-        self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        return self
+        ax.set_title(f"{share}{shown}: target → prediction", fontsize=TITLE)
 
 
-class WeightTilesDisplay:
-    """The weights from the inputs to each unit as an image: where a unit wants ink, and where it wants none.
+class WeightTilesDisplay(Display):
+    """The weights into each unit as an image: red where ink raises the unit's net input, blue where it lowers it.
 
     Args:
         tiles: the weights of each unit, (units, H, W).
 
     Attributes:
         limit: the weight that has the fullest colour; the scale runs from −limit to +limit, so white is 0. It is the
-            99.5th percentile of |w|, that a few large weights may not pale all others.
-        ax_: the axes of the latest ``plot``.
-        figure_: their figure.
+            99.5th percentile of |w|, so that a few large weights do not make all others pale.
     """
 
-    ax_: Axes
-    figure_: Figure
-
     def __init__(self, *, tiles: ArrayLike) -> None:
-        self.tiles = numbers("tiles", tiles, 3)
+        self.tiles = to_array("tiles", tiles, 3)
         self.limit = float(np.percentile(np.abs(self.tiles), 99.5)) or 1.0
+        rows, columns = _grid(len(self.tiles))
+        self.size = min(8.0, max(0.68 * columns + 1.6, 5.2)), min(7.0, 0.68 * rows + 0.6)  # wide enough for the title
 
     @classmethod
     def from_weights(cls, weights: ArrayLike, *, shape: tuple[int, int] | None = None, ax: Axes | None = None) -> Self:
@@ -164,8 +129,8 @@ class WeightTilesDisplay:
         Raises:
             ArgumentError: not two dimensions, or pixels that do not fill the shape.
         """
-        matrix = numbers("weights", weights, 2)
-        return cls(tiles=matrix.T.reshape(-1, *image_shape(len(matrix), shape))).plot(ax)
+        matrix = to_array("weights", weights, 2)
+        return cls(tiles=matrix.T.reshape(-1, *_image_shape(len(matrix), shape))).plot(ax)
 
     @classmethod
     def from_estimator(cls, estimator: object, *, shape: tuple[int, int] | None = None, ax: Axes | None = None) -> Self:
@@ -175,16 +140,13 @@ class WeightTilesDisplay:
             ArgumentError: it has none of these, or as ``from_weights``.
         """
         if not hasattr(estimator, "w_h") and hasattr(estimator, "coef_"):
-            return cls.from_weights(numbers("coef_", estimator.coef_, 2).T, shape=shape, ax=ax)
-        weights = needed(estimator, "w_h", "coefs_")
+            return cls.from_weights(to_array("coef_", estimator.coef_, 2).T, shape=shape, ax=ax)
+        weights = fitted_attribute(estimator, "w_h", "coefs_")
         return cls.from_weights(weights if hasattr(estimator, "w_h") else weights[0], shape=shape, ax=ax)
 
-    def plot(self, ax: Axes | None = None) -> Self:
-        """Draw the tiles in a grid, red for positive and blue for negative weights, with a scale beside it."""
+    def _draw(self, ax: Axes) -> None:
         n, height, width = self.tiles.shape
-        columns = math.ceil(math.sqrt(n))
-        rows = math.ceil(n / columns)
-        ax = own_axes(ax, min(8.0, 0.68 * columns + 1.6), min(7.0, 0.68 * rows + 0.6))
+        rows, columns = _grid(n)
         gap = max(1, round(0.07 * width))
         mosaic: NDArray[Any] = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
         for k, tile in enumerate(self.tiles):
@@ -193,15 +155,29 @@ class WeightTilesDisplay:
         image = ax.imshow(mosaic, cmap="RdBu_r", vmin=-self.limit, vmax=self.limit, interpolation="nearest")
         beyond = bool(np.abs(self.tiles).max() > self.limit)
         bar = ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, extend="both" if beyond else "neither")
-        bar.set_label("weight")
+        bar.set_label("weight", fontsize=LABEL)
+        bar.ax.tick_params(labelsize=SMALL)
         bar.outline.set_visible(False)
         ax.axis("off")
-        ax.set_title(f"Weights into each of the {n} units of the first layer", fontsize=11)
-        self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        return self
+        ax.set_title(f"Weights into each of the {n} units of the first layer", fontsize=TITLE)
 
 
-def _outline(left: float, top: float, width: float, height: float) -> Any:
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+def _grid(n: int) -> tuple[int, int]:
+    """Rows and columns of a grid of n images that is about square."""
+    columns = max(1, math.ceil(math.sqrt(n)))
+    return max(1, math.ceil(n / columns)), columns
 
-    return Rectangle((left, top), width, height, fill=False, edgecolor="#bbbbbb", linewidth=0.6)
+
+def _image_shape(n_pixels: int, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of an image of so many pixels: those given, or a square's.
+
+    Raises:
+        ArgumentError: the pixels do not fill the shape, or no square.
+    """
+    side = math.isqrt(n_pixels)
+    if shape is None and side * side != n_pixels:
+        raise ArgumentError("shape", f"must be given: {n_pixels} pixels make no square")
+    height, width = shape or (side, side)
+    if height * width != n_pixels:
+        raise ArgumentError("shape", f"must have {n_pixels} pixels, got {height} × {width}")
+    return height, width

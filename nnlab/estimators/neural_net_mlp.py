@@ -61,6 +61,8 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         eval_: lists with one figure per epoch, over all training data after it: "cost", in the chapter's printed form
             with l2 Σ w²; "loss", the one whose gradient is applied, with l2/2 Σ w²; "train_acc"; and with validation
             data "valid_acc" and "valid_cost", in the form of "cost". Accuracies are plain shares, without weights.
+            "cost_per_sample" and "valid_cost_per_sample" are means over the samples, without the penalty: these two
+            can be compared.
         w_h, b_h, w_out, b_out: weights and biases of a network with one hidden layer, inputs × outputs.
         coefs_, intercepts_: the same, as lists, for any number of layers.
         classes_: the labels, sorted.
@@ -181,11 +183,13 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
     ) -> dict[str, float]:
         penalty = objective.penalty(parameters)  # λ/2 Σ w², half of what the chapter prints
         errors = objective.errors(outputs, data.target, data.weight)
-        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "train_acc": _accuracy(outputs, data.target)}
+        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "cost_per_sample": errors / data.total}
+        figures["train_acc"] = _accuracy(outputs, data.target)
         if valid is not None:
             outputs = objective.outputs(parameters, valid.x)
             figures["valid_acc"] = _accuracy(outputs, valid.target)
-            figures["valid_cost"] = objective.errors(outputs, valid.target) + 2 * penalty
+            errors = objective.errors(outputs, valid.target)
+            figures |= {"valid_cost": errors + 2 * penalty, "valid_cost_per_sample": errors / valid.total}
         return figures
 
     def _merit(self, figures: dict[str, float]) -> float:

@@ -50,7 +50,8 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
 
     Attributes:
         eval_: lists with one figure per epoch, after it: "cost", E over the training data; and with validation data
-            "valid_cost", E over them.
+            "valid_cost", E over them. "cost_per_sample" and "valid_cost_per_sample" are means over the samples,
+            without the penalty: these two can be compared.
         coefs_, intercepts_: weights, inputs × outputs, and biases of each layer.
         n_iter_: epochs made, of all fits that went on from one another.
         best_epoch_: the epoch, counted from 1, whose weights these are.
@@ -157,10 +158,12 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
         self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
         penalty = objective.penalty(parameters)
-        figures = {"cost": objective.errors(outputs, data.target, data.weight) + penalty}
+        errors = objective.errors(outputs, data.target, data.weight)
+        figures = {"cost": errors + penalty, "cost_per_sample": errors / data.total}
         if valid is not None:
             outputs = objective.outputs(parameters, valid.x)
-            figures["valid_cost"] = objective.errors(outputs, valid.target) + penalty
+            errors = objective.errors(outputs, valid.target)
+            figures |= {"valid_cost": errors + penalty, "valid_cost_per_sample": errors / valid.total}
         return figures
 
     def _merit(self, figures: dict[str, float]) -> float:

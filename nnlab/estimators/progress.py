@@ -35,9 +35,9 @@ def _line(figures: Mapping[str, float]) -> str:
     >>> _line({"cost": 12.3456, "loss": 12.3, "train_acc": 0.5, "valid_acc": 0.25, "valid_cost": 3.0})
     'cost 12.346  train 50.00%  valid 25.00%'
     """
-    left_out = {"loss", "valid_cost"} if "train_acc" in figures else {"loss"}
+    shown = {"cost", "train_acc", "valid_acc"} if "train_acc" in figures else {"cost", "valid_cost"}
     return "  ".join(
         f"{key.removesuffix('_acc')} {value:.2%}" if key.endswith("_acc") else f"{key} {value:.5g}"
         for key, value in figures.items()
-        if key not in left_out
+        if key in shown
     )

@@ -1,7 +1,7 @@
 """Losses of logits, stable for logits of any size: the value and its gradient, 1/N included, and the one table of them.
 
 Every loss is E = Σₙ wₙ Eₙ (eq. 3.5), where wₙ is 1 or a sample weight; for ``reduction="mean"`` the wₙ are divided by
-their sum. Eₙ is a sum over the outputs, so a mean is K times torch's mean over samples *and* outputs.
+their sum. Eₙ is a sum over the outputs: a mean is over samples, where some of torch's losses average outputs too.
 """
 
 from collections.abc import Callable

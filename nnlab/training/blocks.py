@@ -63,7 +63,7 @@ class BlockLearner(Classifier):
         base = next(c for c in type(self).__mro__ if "learn" in vars(c))
         found = obstacle(self.trainer, self, base) or self.own_obstacle()
         if isinstance(loader := self.trainer.train_dataloader, ResidentLoader):
-            loader.give_numbers(found is None)
+            loader.yield_indices(found is None)
         if found is not None and found != self._obstacle and self.trainer.is_global_zero:
             logger.info("mini-batches go one by one through Lightning (%s); in blocks they would be faster", found)
         self._obstacle = found
@@ -118,7 +118,7 @@ class BlockLearner(Classifier):
         """Let go of the engine."""
         self._let_go()
         if isinstance(loader := self.trainer.train_dataloader, ResidentLoader):
-            loader.give_numbers(False)
+            loader.yield_indices(False)
 
     def __getstate__(self) -> dict[str, Any]:
         """The module without its engine."""

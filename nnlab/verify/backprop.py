@@ -27,8 +27,13 @@ class Layer:
 
 
 def derivative(h: str, saved: Tensor) -> Tensor:
-    """h'(u), given u or z as the activation saves it."""
+    """The formula of h'(u), for u or z, whichever the activation saves."""
     return ACTIVATIONS[h].backward(torch.ones_like(saved), saved)
+
+
+def slope(layer: Layer) -> Tensor:
+    """h'(u) of a layer."""
+    return derivative(layer.h, layer.u if ACTIVATIONS[layer.h].saves == "u" else layer.z)
 
 
 def probabilities(loss: str, u: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ class Steps:
     start: Callable[[Tensor], Tensor] = lambda g: g
     delta: Callable[[str, Tensor, Tensor], Tensor] = lambda loss, u, t: probabilities(loss, u) - onehot(u, t)
     sample: Callable[[Tensor, int, str, Tensor | None], Tensor] = per_sample
-    activation: Callable[[Tensor, Layer], Tensor] = lambda g, layer: g * derivative(layer.h, layer.z)
+    activation: Callable[[Tensor, Layer], Tensor] = lambda g, layer: g * slope(layer)
     weight: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta.T @ layer.o
     bias: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta.sum(0)
     down: Callable[[Tensor, Layer], Tensor] = lambda delta, layer: delta @ layer.weight

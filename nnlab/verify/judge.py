@@ -11,7 +11,7 @@ from nnlab.verify.calls import CallError, Pair
 from nnlab.verify.points import GENERIC, ZEROS, Point
 from nnlab.verify.reference import SAMPLE, Reference
 from nnlab.verify.tolerances import CENTRAL, CONDITION, RELATIVE, SATURATED
-from nnlab.verify.trace import UNSETTLED, run
+from nnlab.verify.trace import has_settled_kinks, run
 
 WITNESSED = ("given", "redrawn")
 """Points at which central differences bear witness beside autograd."""
@@ -78,7 +78,7 @@ class Judge:
         """Whether the slope at every kink is agreed upon: the only function with a kink is relu."""
         watched = run(self.pair.function, self.reference.widened(point.inputs), self.wanted)
         names = {call.name for call in watched.calls} if watched else set()
-        return any(name.startswith("relu") for name in names) and not names & UNSETTLED
+        return has_settled_kinks(names)
 
     def verdict(self, point: Point, claimed: Sequence[Tensor]) -> Verdict | None:
         """Judge one point; None, and a note, where the right gradient is not known there."""

@@ -77,13 +77,15 @@ def subject(kind: str, seed: int, dtype: torch.dtype = torch.float64) -> Subject
     n, layers = whole(2, 9), {"linear": 1, "layer": 1, "activation": 0, "loss": 0}.get(kind, whole(2, 4))
     width = whole(2, 6) if whole(0, 1) else None  # half of the networks have all layers of one width
     sizes = [width or whole(2, 6) for _ in range(layers + 1)]
-    names = [one_of(["sigmoid", "tanh", "relu"]) for _ in range(max(1, layers))]
+    curved = [h for h in ACTIVATIONS if h != "identity"]
+    names = [one_of(curved) for _ in range(max(1, layers))]
     if kind in {"linear", "loss"}:
         names = ["identity"]
-    loss = one_of(["sum_of_squares", "binary_cross_entropy", "softmax_cross_entropy"])
-    if kind == "trained network" and loss != "sum_of_squares":
+    loss = one_of(LOSSES)
+    row = LOSSES[loss]
+    if kind == "trained network" and row.output_name != "identity":
         names[-1] = "identity"  # a cross-entropy takes logits
-    if loss != "softmax_cross_entropy" and not whole(0, 3):
+    if row.target == "values" and not whole(0, 3):
         sizes[-1] = 1
     inputs: list[Any] = [normal(n, sizes[0])]
     for n_in, n_out in pairwise(sizes):
@@ -91,10 +93,10 @@ def subject(kind: str, seed: int, dtype: torch.dtype = torch.float64) -> Subject
     if kind not in {"loss", "trained network"}:
         return Subject(kind, tuple(names), layers, None, "sum", 0.0, tuple(inputs))
     k = sizes[-1]
-    if loss == "softmax_cross_entropy":
+    if row.target == "labels":
         target = torch.randint(0, k, (n,), generator=draw)
     else:
-        target = normal(n, k) if loss == "sum_of_squares" else torch.rand((n, k), generator=draw).to(dtype)
+        target = normal(n, k) if row.bounds is None else torch.rand((n, k), generator=draw).to(dtype)
     weight = torch.rand(n, generator=draw).to(dtype) + 0.1 if whole(0, 1) else None
     l2 = 0.05 + 0.1 * whole(0, 9) if kind == "trained network" and whole(0, 1) else 0.0
     return Subject(kind, tuple(names), layers, loss, one_of(["sum", "mean"]), l2, (*inputs, target, weight))

@@ -19,12 +19,19 @@ Pullback = Callable[[Tensor], Tensor | None]
 
 UNSETTLED = {
     *("abs", "absolute", "amax", "amin", "maximum", "minimum", "max", "min", "fmax", "fmin", "clamp", "clamp_"),
-    *("clamp_min", "clamp_max", "clip", "clip_", "hardtanh", "relu6", "leaky_relu", "prelu", "threshold", "median"),
+    *("clamp_min", "clamp_max", "clip", "clip_", "hardtanh", "threshold", "median"),
     *("nanmedian", "sort", "topk", "kthvalue", "mode", "quantile", "norm", "vector_norm", "cummax", "cummin"),
     *("max_pool1d", "max_pool2d", "hardshrink", "softshrink", "where", "heaviside", "sign", "sgn", "l1_loss"),
     *("smooth_l1_loss", "huber_loss"),
 }
-"""Functions with a kink at which the slope is anyone's choice; relu's, 0, is settled."""
+"""Functions with a kink at which the slope is anyone's choice; relu's, 0, is settled, those of its variants are not."""
+
+
+def has_settled_kinks(names: set[str]) -> bool:
+    """Whether the functions of these names have kinks, and at each of them a slope that all agree on."""
+    relus = {name for name in names if "relu" in name}
+    return bool(relus) and relus <= {"relu", "relu_"} and not names & UNSETTLED
+
 
 MATMULS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "linear", "addmm", "mv", "dot"})
 

@@ -293,12 +293,12 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage, message):
     assert epoch(loader) == epoch(twin)
 
 
-# Epochs given as numbers of samples
+# Epochs that yield indices
 
 
-def numbers(loader: ResidentLoader, *takes: int) -> list[list[int]]:
-    """What an epoch given as numbers yields while so many mini-batches at a time are taken."""
-    loader.give_numbers()
+def indices(loader: ResidentLoader, *takes: int) -> list[list[int]]:
+    """What an epoch of indices yields while so many mini-batches at a time are taken."""
+    loader.yield_indices()
     iterator, seen = iter(loader), []
     for n_batches in takes:
         seen.append(next(iterator).tolist())
@@ -307,27 +307,27 @@ def numbers(loader: ResidentLoader, *takes: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_numbers_are_of_the_samples_that_the_mini_batches_would_hold(device, shuffle):
+def test_the_indices_are_those_of_the_mini_batches(device, shuffle):
     twin = make(7, 2, device=device, shuffle=shuffle)
     loader = make(7, 2, device=device, shuffle=shuffle)
     for _ in range(2):
         whole = [label for batch in epoch(twin) for label in batch]
-        assert numbers(loader, 1, 2, 1) == [whole, whole[2:], whole[6:]]
+        assert indices(loader, 1, 2, 1) == [whole, whole[2:], whole[6:]]
     assert epoch(loader) == epoch(twin)  # asked for once, given once
-    loader.give_numbers()
+    loader.yield_indices()
     assert next(iter(loader)).device.type == device.type
 
 
-def test_each_rank_has_numbers_of_its_own(device):
+def test_each_rank_has_indices_of_its_own(device):
     loaders = [make(13, 2, device=device, shuffle=False, rank=rank, world_size=3) for rank in range(3)]
-    assert [numbers(loader, 3)[0] for loader in loaders] == [[0, 1, 6, 7, 12], [2, 3, 8, 9], [4, 5, 10, 11]]
+    assert [indices(loader, 3)[0] for loader in loaders] == [[0, 1, 6, 7, 12], [2, 3, 8, 9], [4, 5, 10, 11]]
     assert len({id(loader.images) for loader in loaders}) == 3
     assert all(loader.images.shape == (13, 2) and loader.labels.tolist() == list(range(13)) for loader in loaders)
 
 
 def test_until_they_are_taken_the_position_stays():
     loader = make(7, 3)
-    loader.give_numbers()
+    loader.yield_indices()
     iterator = iter(loader)
     first = next(iterator)
     torch.testing.assert_close(next(iterator), first, rtol=0, atol=0)
@@ -337,32 +337,32 @@ def test_until_they_are_taken_the_position_stays():
     assert loader.state_dict()["position"] == 3
 
 
-@pytest.mark.parametrize("as_numbers", [False, True])
-def test_either_way_goes_on_from_a_position_of_the_other(as_numbers):
+@pytest.mark.parametrize("as_indices", [False, True])
+def test_either_way_goes_on_from_a_position_of_the_other(as_indices):
     loader, other, twin = make(23, 3), make(23, 3, seed=9), make(23, 3)
     whole = [label for batch in epoch(twin) for label in batch]
-    if as_numbers:
-        numbers(loader, 2, 3)
+    if as_indices:
+        indices(loader, 2, 3)
     else:
         list(itertools.islice(loader, 5))
     other.load_state_dict(loader.state_dict())
-    if as_numbers:
+    if as_indices:
         assert [labels.tolist() for _, labels in other] == [whole[15:18], whole[18:21], whole[21:]]
     else:
-        assert numbers(other, 3) == [whole[15:]]
+        assert indices(other, 3) == [whole[15:]]
     assert epoch(other) == epoch(twin)
 
 
-def test_the_wish_for_numbers_can_be_taken_back():
+def test_yield_indices_can_be_cancelled():
     loader = make(7, 3)
-    loader.give_numbers()
-    loader.give_numbers(False)
+    loader.yield_indices()
+    loader.yield_indices(False)
     assert epoch(loader) == epoch(make(7, 3))
 
 
-def test_an_iterator_of_numbers_that_was_overtaken_says_so():
+def test_an_iterator_of_indices_that_was_overtaken_says_so():
     loader = make(7, 3)
-    loader.give_numbers()
+    loader.yield_indices()
     first = iter(loader)
     next(first)
     next(iter(loader))
@@ -375,7 +375,7 @@ def test_an_iterator_of_numbers_that_was_overtaken_says_so():
 )
 def test_what_is_not_left_cannot_be_taken(n_batches, message):
     loader = make(7, 3)
-    numbers(loader, 1)
+    indices(loader, 1)
     with pytest.raises(ArgumentError, match=f"^n_batches must be .*{message}"):
         loader.take(n_batches)
     assert loader.state_dict()["position"] == 1

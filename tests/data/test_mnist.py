@@ -10,11 +10,7 @@ import torch
 
 from nnlab.data import SPECS, DataError, default_root, load, load_split, mnist, raw_folder, verify
 from nnlab.validation import ArgumentError
-from tests.data.conftest import N_TEST, N_TRAIN, write_data_set
-
-FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-LABELS = FILES[1::2]
-IDX_NAMES = ["mnist", "fashion_mnist", "kmnist"]
+from tests.data.conftest import FILES, IDX_NAMES, N_TEST, N_TRAIN, write_data_set
 
 
 def refused(name: str, folder: Path) -> str:
@@ -55,12 +51,12 @@ def test_files_lie_as_torchvision_has_them(name, folder):
     assert raw_folder(name, "data") == Path("data", folder, "raw")
     assert [file.name for file in SPECS[name].files] == FILES
     assert [file.shape for file in SPECS[name].files] == [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
-    assert [file.n_bytes for file in SPECS[name].files] == [47_040_016, 60_008, 7_840_016, 10_008]
 
 
-def test_sha256_is_known_for_each_file_of_mnist():
-    assert len({file.sha256 for file in SPECS["mnist"].files}) == 4
-    assert all(len(file.sha256 or "") == 64 for file in SPECS["mnist"].files)
+def test_sha256_is_known_for_each_file_of_mnist_and_fashion_mnist():
+    sums = [file.sha256 for name in ("mnist", "fashion_mnist") for file in SPECS[name].files]
+    assert len({*sums}) == 8
+    assert all(len(sha256 or "") == 64 for sha256 in sums)
 
 
 def test_the_root_is_data_or_the_environments(monkeypatch, tmp_path):
@@ -106,7 +102,7 @@ def test_the_environments_root_is_used_when_none_is_given(small, monkeypatch):
     assert len(load("mnist")["test"].labels) == N_TEST
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[1:3])
 def test_gz_is_read_where_the_plain_file_is_absent(small, name):
     folder = small("mnist")
     expected = load("mnist", folder.parent.parent)
@@ -124,8 +120,8 @@ def test_the_plain_file_goes_before_gz(small):
 
 
 def test_full_size(tmp_path):
-    write_data_set("fashion_mnist", tmp_path)
-    both = load("fashion_mnist", tmp_path)
+    write_data_set("kmnist", tmp_path)
+    both = load("kmnist", tmp_path)
     assert [tuple(both[split].images.shape) for split in both] == [(60_000, 28, 28), (10_000, 28, 28)]
 
 
@@ -136,7 +132,7 @@ def test_each_file_is_read_once(small, monkeypatch):
     root = small("mnist").parent.parent
     read = []
     true = mnist.read_idx
-    monkeypatch.setattr(mnist, "read_idx", lambda path, **kwargs: read.append(path.name) or true(path, **kwargs))
+    monkeypatch.setattr(mnist, "read_idx", lambda path, shape: read.append(path.name) or true(path, shape))
     load("mnist", root, splits=("train",))
     assert read == FILES
 
@@ -174,24 +170,20 @@ def recount(raw: bytes, n: int) -> bytes:
 DAMAGE = {
     "empty": lambda raw: b"",
     "truncated": lambda raw: raw[:-1],
-    "half": lambda raw: raw[: len(raw) // 2],
-    "lengthened": lambda raw: raw + b"\0",
     "bit-flipped": lambda raw: raw[:-1] + bytes((raw[-1] ^ 1,)),
-    "wrong magic": lambda raw: b"\1" + raw[1:],
-    "wrong dtype": lambda raw: raw[:2] + b"\x0d" + raw[3:],
     "wrong dimensions": lambda raw: raw[:3] + b"\2" + raw[4:],
-    "2**31 items": lambda raw: raw[:4] + struct.pack(">I", 2**31) + raw[8:],
     "one item fewer": lambda raw: recount(raw, struct.unpack(">I", raw[4:8])[0] - 1),
     "one item more": lambda raw: recount(raw, struct.unpack(">I", raw[4:8])[0] + 1),
-    "no items": lambda raw: recount(raw, 0),
     "gzip, cut": lambda raw: gzip.compress(raw)[:-9],
 }
+FORMS = ["plain", "gzip", "gzip without its name"]
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("form", ["plain", "gzip", "gzip without its name"])
-def test_any_damage_to_any_file_is_refused(small, file, damage, form):
+@pytest.mark.parametrize(
+    ("damage", "file", "form"),  # each two of the three factors meet
+    [(damage, file, FORMS[(i + j) % 3]) for i, damage in enumerate(DAMAGE) for j, file in enumerate(FILES)],
+)
+def test_any_damage_to_any_file_is_refused(small, damage, file, form):
     folder = small("mnist")
     path = folder / file
     raw = DAMAGE[damage](path.read_bytes())
@@ -207,18 +199,18 @@ def test_any_damage_to_any_file_is_refused(small, file, damage, form):
     assert message.endswith("; remove it or put the right file there")
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_flipped_bit_is_named_by_both_sums(small, file):
+def test_a_flipped_bit_is_named_by_both_sums(small):
     folder = small("mnist")
-    path = folder / file
+    path = folder / FILES[2]
     path.write_bytes(DAMAGE["bit-flipped"](path.read_bytes()))
-    expected = SPECS["mnist"].sha256[file]
+    expected = SPECS["mnist"].sha256[FILES[2]]
     assert f", expected {expected};" in refused("mnist", folder)
 
 
-@pytest.mark.parametrize("name", IDX_NAMES)
-@pytest.mark.parametrize("file", LABELS)
-@pytest.mark.parametrize("label", [10, 200, 255])
+@pytest.mark.parametrize(
+    ("name", "file", "label"),
+    [("mnist", FILES[1], 10), ("fashion_mnist", FILES[3], 200), ("kmnist", FILES[1], 255), ("kmnist", FILES[3], 10)],
+)
 def test_a_label_out_of_range_is_refused(small, name, file, label):
     folder = small(name)
     path = folder / file
@@ -226,14 +218,13 @@ def test_a_label_out_of_range_is_refused(small, name, file, label):
     assert f"{path}: found the label {label}, expected labels from 0 to 9" in refused(name, folder)
 
 
-@pytest.mark.parametrize("name", IDX_NAMES)
 @pytest.mark.parametrize(("file", "n"), [*zip(FILES, [N_TRAIN, N_TRAIN, N_TEST, N_TEST], strict=True)])
 @pytest.mark.parametrize("change", [-1, 1])
-def test_another_count_is_refused_without_a_sum(small, name, file, n, change):
-    folder = small(name)
+def test_another_count_is_refused_without_a_sum(small, file, n, change):
+    folder = small("kmnist")
     path = folder / file
     path.write_bytes(recount(path.read_bytes(), n + change))
-    assert f"{path}: found the shape ({n + change}," in refused(name, folder)
+    assert f"{path}: found the shape ({n + change}," in refused("kmnist", folder)
 
 
 def test_59_999_labels_are_refused(tmp_path):
@@ -261,7 +252,7 @@ def test_exchanged_files_are_refused(small, one, other):
     refused("kmnist", folder)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILES[::3])
 def test_a_missing_file_is_named(small, file):
     folder = small("mnist")
     (folder / file).unlink()
@@ -269,7 +260,7 @@ def test_a_missing_file_is_named(small, file):
     assert refused("mnist", folder) == message
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILES[::3])
 def test_a_folder_in_place_of_a_file_is_refused(small, file):
     folder = small("mnist")
     (folder / file).unlink()
@@ -277,7 +268,7 @@ def test_a_folder_in_place_of_a_file_is_refused(small, file):
     assert f"{folder / file}: found a folder, expected an IDX file" in refused("mnist", folder)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILES[::3])
 def test_a_dangling_link_is_refused(small, file):
     folder = small("mnist")
     (folder / file).rename(folder / f"{file}.gz")

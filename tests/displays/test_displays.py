@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
@@ -16,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from nnlab import NeuralNetMLP
 from nnlab.displays import (
     ActivationDisplay,
     DecisionRegionsDisplay,
@@ -66,13 +68,16 @@ DRAWN = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_display_draws_into_given_axes_or_a_new_figure(name: str, tmp_path: Path) -> None:
-    figure = Figure()
-    ax = figure.subplots()
+    figure, settings = Figure(), rcParams.copy()
+    ax = figure.subfigures(1, 2)[1].subplots()
     display = DRAWN[name](ax)
     assert display.figure_ is figure
     assert np.ravel(display.ax_)[0] is ax
+    assert ax.get_title()
+    assert ax.title.get_fontsize() == 11
     assert display.plot() is display
     assert display.figure_ is not figure
+    assert rcParams == settings  # the style stays within the picture
     path = save_picture(display, tmp_path / "new" / "folder" / f"{name}.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     from matplotlib import pyplot as plt
@@ -86,8 +91,9 @@ def test_regions_hold_the_predictions(labels: tuple, with_classes: bool) -> None
     y = np.array([labels[0], labels[1], labels[1], labels[1]])
     display = DecisionRegionsDisplay.from_estimator(Threshold(labels, with_classes), CORNERS, y, grid_resolution=50)
     assert display.response.shape == display.xx0.shape == (50, 50)
-    np.testing.assert_array_equal(display.response, display.xx0 > 2)  # the number of the class
+    np.testing.assert_array_equal(display.response, display.xx0 > 2)  # the index of the class
     assert display.wrong.tolist() == [False, True, False, False]
+    assert display.ax_.get_title() == "1 of 4 samples misclassified"
     assert display.xx0.min() == -0.5
     assert display.xx1.max() == 5.5
     assert texts(display.ax_) == [str(labels[0]), str(labels[1]), "misclassified (1)"]
@@ -124,8 +130,9 @@ def test_errors_per_epoch() -> None:
     (line,) = display.ax_.lines
     assert display.errors.tolist() == line.get_ydata().tolist() == [1, 3, 3, 2, 1, 0]
     assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6]
-    assert display.ax_.get_xlabel() == "epoch"
-    assert display.ax_.get_ylim()[0] == 0
+    assert (display.ax_.get_title(), display.ax_.get_xlabel()) == ("Updates in each epoch", "epoch")
+    assert display.ax_.get_xticks().tolist() == [1, 2, 3, 4, 5, 6]
+    assert display.ax_.get_ylim()[0] < 0  # a marker at 0 is seen whole
 
 
 def test_training_curves() -> None:
@@ -135,29 +142,55 @@ def test_training_curves() -> None:
     assert cost.lines[0].get_ydata().tolist() == display.cost.tolist() == eval_["cost"]
     assert accuracy.lines[0].get_ydata().tolist() == [50, 75, 100]
     assert accuracy.lines[1].get_ydata().tolist() == [40, 50, 50]
-    assert texts(accuracy) == ["training: 100.00% at the end", "validation: 50.00% at the end"]
-    assert accuracy.get_ylabel() == "accuracy [%]"
+    assert texts(accuracy) == [
+        "training: 100.00% at the end",
+        "validation: 50.00% at the end",
+        "best: 50.00% in epoch 2",  # the first of equals
+    ]
+    assert (cost.get_ylabel(), accuracy.get_ylabel()) == ("cost, summed over the samples", "accuracy [%]")
+    assert cost.get_xticks().tolist() == [1, 2, 3]
 
 
-def test_the_validation_cost_has_a_panel_that_marks_its_lowest() -> None:
-    eval_ = {"cost": [9.0, 5.0, 4.0], "train_acc": [0.5, 0.7, 1.0], "valid_acc": [], "valid_cost": [3.0, 2.0, 2.5]}
-    display = TrainingCurvesDisplay.from_eval(eval_)
-    assert display.panels == ["cost", "valid_cost", "accuracy"]
-    assert display.valid_acc is None  # no validation accuracy was kept
-    assert display.ax_[1].get_title() == "validation cost: 2 at best, epoch 2"
-    assert texts(display.ax_[2]) == ["training: 100.00% at the end"]
+def test_costs_per_sample_share_a_panel_and_the_best_epoch_is_ringed() -> None:
+    X, y = RNG.normal(size=(60, 4)), np.arange(60) % 3
+    network = NeuralNetMLP(3, l2=0.1, epochs=4, minibatch_size=10, seed=1).fit(X[:50], y[:50], X[50:], y[50:])
+    display = TrainingCurvesDisplay.from_estimator(network)
+    assert display.panels == ["cost", "accuracy"]
+    cost, penalty = display.ax_[0], 2 * (np.array(network.eval_["cost"]) - network.eval_["loss"])
+    train, valid, ring = cost.lines
+    np.testing.assert_allclose(train.get_ydata(), (network.eval_["cost"] - penalty) / 50, rtol=1e-12)
+    np.testing.assert_allclose(valid.get_ydata(), (network.eval_["valid_cost"] - penalty) / 10, rtol=1e-12)
+    best = int(np.argmin(valid.get_ydata()))
+    assert (ring.get_xdata(), ring.get_ydata()) == ([best + 1], [valid.get_ydata()[best]])
+    assert (cost.get_title(), cost.get_ylabel()) == ("Cost per sample", "cost per sample")
+
+
+def test_epochs_that_were_not_measured_are_left_out() -> None:
+    display = TrainingCurvesDisplay(updates=[9, 4, 2], valid_acc=[np.nan, 0.5, np.nan], epochs=[7, 8, 9]).plot()
+    accuracy, updates = display.ax_
+    assert (accuracy.lines[0].get_xdata().tolist(), accuracy.lines[0].get_ydata().tolist()) == ([8], [50])
+    assert texts(accuracy) == ["validation: 50.00% at the end", "best: 50.00% in epoch 8"]
+    assert updates.lines[0].get_xdata().tolist() == updates.get_xticks().tolist() == [7, 8, 9]
+    assert texts(updates) == ["training: 2 at the end"]
+
+
+@pytest.mark.parametrize(("cost", "scale"), [([2.0, 1.0, 0.1], "log"), ([2.0, 1.0, 0.3], "linear"), ([2, 0], "linear")])
+def test_a_cost_that_falls_far_has_a_logarithmic_axis(cost: list, scale: str) -> None:
+    assert TrainingCurvesDisplay(cost=cost, train_acc=cost).plot().ax_[0].get_yscale() == scale
+    assert TrainingCurvesDisplay(cost=cost, train_acc=cost).plot().ax_[1].get_yscale() == "linear"
 
 
 def test_many_epochs_have_no_markers() -> None:
-    (line,) = ErrorsPerEpochDisplay(errors=np.arange(200)).plot().ax_.lines
-    assert line.get_marker() == "None"
+    display = ErrorsPerEpochDisplay(errors=np.arange(200)).plot()
+    assert display.ax_.lines[0].get_marker() == "None"
+    assert display.ax_.get_xticks().tolist() == [1, *range(20, 201, 20)]
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activation_is_nnlabs(name: str) -> None:
     display = ActivationDisplay.from_name(name, limit=3, n_points=7)
     u = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3], dtype=torch.float64, requires_grad=True)
-    z = {"identity": lambda v: 1 * v, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[name](u)
+    z = 1 * ACTIVATIONS[name].module()(u)  # torch's own
     (slope,) = torch.autograd.grad(z.sum(), u)  # elementwise, so the sum hides nothing
     np.testing.assert_allclose(display.u, u.detach())
     np.testing.assert_allclose(display.z, z.detach(), rtol=1e-14)
@@ -217,6 +250,22 @@ def test_weights_of_zero_are_white() -> None:
         (lambda: DecisionRegionsDisplay(X=CORNERS, y=[0, 1]), "y must have a label for each of the 4 samples, got 2"),
         (lambda: DecisionRegionsDisplay(X=np.zeros((11, 2)), y=range(11)), "y must have 10 classes at most, got 11"),
         (
+            lambda: DecisionRegionsDisplay.from_estimator(Threshold(), CORNERS, [0, 0, 1, 7]),
+            "y must have the labels 0, 1, got 7",
+        ),
+        (
+            lambda: DecisionRegionsDisplay.from_estimator(Threshold(np.eye(2), False), CORNERS, [0, 0, 1, 1]),
+            "estimator must predict one label for each sample, got the shape (4, 2)",
+        ),
+        (
+            lambda: DecisionRegionsDisplay.from_estimator(Threshold([0.25, 0.75], False), CORNERS, [0, 0, 1, 1]),
+            "estimator must predict the labels 0, 1, got 0.25",
+        ),
+        (
+            lambda: DecisionRegionsDisplay.from_estimator(Threshold(["0", "1"], False), CORNERS, [0, 0, 1, 1]),
+            "estimator must predict the labels 0, 1, got '0'",
+        ),
+        (
             lambda: DecisionRegionsDisplay(X=CORNERS, y=[0, 1, 0, 1], class_names=["a"]),
             "class_names must be 2 names, got 1",
         ),
@@ -230,7 +279,13 @@ def test_weights_of_zero_are_white() -> None:
             "estimator must be fitted and have errors_, got SimpleNamespace",
         ),
         (lambda: TrainingCurvesDisplay.from_eval({"loss": [1]}), "eval_ must have the key 'cost', got"),
+        (
+            lambda: TrainingCurvesDisplay.from_eval({"cost": [2.0], "valid_cost": [1.0]}),
+            "eval_ must have 'cost_per_sample' and 'valid_cost_per_sample' to draw 'valid_cost'",
+        ),
         (lambda: TrainingCurvesDisplay(cost=[]), "cost must have at least one epoch"),
+        (TrainingCurvesDisplay, "cost must be given, or another series, got none"),
+        (lambda: TrainingCurvesDisplay(updates=[3], epochs=[1, 2]), "epochs must have the 1 epochs of updates, got 2"),
         (lambda: TrainingCurvesDisplay(cost=[1, 2], train_acc=[1]), "train_acc must have the 2 epochs of cost, got 1"),
         (
             lambda: TrainingCurvesDisplay(cost=[1], train_acc=[1]).plot(Figure().subplots()),
@@ -244,9 +299,12 @@ def test_weights_of_zero_are_white() -> None:
         ),
         (
             lambda: WrongDigitsDisplay.from_predictions(np.zeros((2, 5)), [1, 2], [1, 1]),
-            "image_shape must be given: 5 pixels make no square",
+            "shape must be given: 5 pixels make no square",
         ),
-        (lambda: WeightTilesDisplay.from_weights(np.zeros((6, 2)), shape=(2, 2)), "must have 6 pixels, got 2 × 2"),
+        (
+            lambda: WeightTilesDisplay.from_weights(np.zeros((6, 2)), shape=(2, 2)),
+            "shape must have 6 pixels, got 2 × 2",
+        ),
         (lambda: WeightTilesDisplay.from_estimator(SimpleNamespace()), "must be fitted and have w_h or coefs_"),
     ],
 )

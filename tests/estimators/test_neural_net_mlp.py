@@ -88,17 +88,21 @@ def test_a_cold_fit_seeds_anew():
 def test_eval_reports_the_printed_cost_and_the_loss_that_is_descended():
     data = digits()
     network = NeuralNetMLP(epochs=2, l2=0.3, minibatch_size=100, seed=1).fit(*data)
-    assert set(network.eval_) == {"cost", "loss", "train_acc", "valid_acc", "valid_cost"}
+    per_sample = {"cost_per_sample", "valid_cost_per_sample"}
+    assert set(network.eval_) == {"cost", "loss", "train_acc", "valid_acc", "valid_cost", *per_sample}
     squares = (network.w_h**2).sum() + (network.w_out**2).sum()
     u = (1 / (1 + np.exp(-data[0] @ network.w_h - network.b_h))) @ network.w_out + network.b_out
     errors = np.logaddexp(0, np.where(np.eye(10)[data[1]] == 1, -u, u)).sum()
     assert network.eval_["cost"][-1] == pytest.approx(errors + 0.3 * squares, rel=1e-12)
     assert network.eval_["loss"][-1] == pytest.approx(errors + 0.15 * squares, rel=1e-12)
+    assert network.eval_["cost_per_sample"][-1] == pytest.approx(errors / len(data[0]), rel=1e-12)
     assert network.eval_["train_acc"][-1] == network.score(*data[:2])
     assert network.eval_["valid_acc"][-1] == network.score(*data[2:])
     swapped = NeuralNetMLP(epochs=2, l2=0.3, minibatch_size=100, seed=1).fit(*data[:2], *data[:2])
     assert swapped.eval_["valid_cost"] == swapped.eval_["cost"]
-    assert set(NeuralNetMLP(epochs=1, minibatch_size=100).fit(*data[:2]).eval_) == {"cost", "loss", "train_acc"}
+    assert swapped.eval_["valid_cost_per_sample"] == swapped.eval_["cost_per_sample"]
+    alone = NeuralNetMLP(epochs=1, minibatch_size=100).fit(*data[:2])
+    assert set(alone.eval_) == {"cost", "loss", "cost_per_sample", "train_acc"}
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels():

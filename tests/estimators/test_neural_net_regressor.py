@@ -14,7 +14,7 @@ def test_targets_keep_their_shape(shape):
     X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, *shape))
     network = NeuralNetRegressor(5, epochs=2).fit(X, y, X[:7], y[:7])
     assert network.predict(X[:9]).shape == (9, *shape)
-    assert [len(values) for values in network.eval_.values()] == [2, 2]
+    assert [len(values) for values in network.eval_.values()] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("n_targets", [1, 4])
@@ -26,6 +26,8 @@ def test_the_reported_cost_is_the_sum_of_squares_and_the_penalty(n_targets):
     squares = 0.5 * ((network.predict(X) - y) ** 2).sum(1)
     assert network.eval_["cost"][-1] == pytest.approx((weight * squares).sum() + penalty, rel=1e-12)
     assert network.eval_["valid_cost"][-1] == pytest.approx(squares[:5].sum() + penalty, rel=1e-12)
+    assert network.eval_["cost_per_sample"][-1] == pytest.approx(np.average(squares, weights=weight), rel=1e-12)
+    assert network.eval_["valid_cost_per_sample"][-1] == pytest.approx(squares[:5].mean(), rel=1e-12)
 
 
 def test_it_learns_many_targets_as_well_as_one():

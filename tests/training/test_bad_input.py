@@ -90,7 +90,7 @@ DAMAGES = {
     lengthen: "bytes, expected",
     flip: "found the SHA-256",
     wrong_magic: "found the magic number 0x00000d",
-    claim: "which takes",
+    claim: "found the shape (2147483648,",
 }
 
 

@@ -164,8 +164,16 @@ def test_the_picture_has_a_panel_for_each_kind_of_figure_and_a_line_for_each_sta
     ]
     draw_learning_curve(write_log(tmp_path / "metrics.csv", rows), tmp_path / "curve.png")
     assert drawn.panels() == {
-        "loss per sample": {"train": ([1, 2], [1.0, 0.125]), "val": ([1, 2], [0.5, 0.25])},
-        "accuracy": {"train": ([1, 2], [0.5, 1.0]), "val": ([1, 2], [0.75, 1.0])},
+        "loss per sample": {
+            "training, during the epoch: 0.125 at the end": ([1, 2], [1.0, 0.125]),
+            "validation: 0.25 at the end": ([1, 2], [0.5, 0.25]),
+            "best: 0.25 in epoch 2": ([2], [0.25]),
+        },
+        "accuracy [%]": {
+            "training, during the epoch: 100.00% at the end": ([1, 2], [50, 100]),
+            "validation: 100.00% at the end": ([1, 2], [75, 100]),
+            "best: 100.00% in epoch 2": ([2], [100]),
+        },
     }
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
 
@@ -174,7 +182,10 @@ def test_the_perceptrons_picture_counts_updates(tmp_path, monkeypatch):
     drawn = Drawn(monkeypatch)
     rows = [{"epoch": 2, "step": 4, "train_errors": 17.0}, {"epoch": 2, "step": 4, "val_acc": 0.5}]
     draw_learning_curve(write_log(tmp_path / "metrics.csv", rows), tmp_path / "curve.png")
-    assert drawn.panels() == {"accuracy": {"val": ([3], [0.5])}, "updates": {"train": ([3], [17.0])}}
+    assert drawn.panels() == {
+        "accuracy [%]": {"validation: 50.00% at the end": ([3], [50]), "best: 50.00% in epoch 3": ([3], [50])},
+        "updates (misclassified samples)": {"training, during the epoch: 17 at the end": ([3], [17])},
+    }
 
 
 def test_a_log_without_figures_is_not_drawn(tmp_path):

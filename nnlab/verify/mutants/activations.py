@@ -5,33 +5,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nnlab.verify.backprop import Backward, Layer, derivative
+from nnlab.ops import ACTIVATIONS
+from nnlab.verify.backprop import Backward, Layer, derivative, slope
 from nnlab.verify.mutants.draw import Draw, Make, chosen, whole, with_steps
 from nnlab.verify.subjects import Subject
 
 
 def _factor(factor: Callable[[Layer], Tensor], *names: str) -> Make:
     """Another factor than h'(u) in layers with these activations."""
-    usable = names or ("sigmoid", "tanh", "relu")
+    usable = names or tuple(h for h in ACTIVATIONS if h != "identity")
 
     def make(subject: Subject, draw: Draw) -> Backward | None:
         layers = chosen(subject, draw, lambda k: subject.activations[k] in usable)
 
         def activation(g: Tensor, layer: Layer) -> Tensor:
-            return g * (factor(layer) if layer.number in layers else derivative(layer.h, layer.z))
+            return g * (factor(layer) if layer.number in layers else slope(layer))
 
         return with_steps(subject, activation=activation) if layers else None
 
     return make
 
 
-def _value(h: str, u: Tensor) -> Tensor:
-    return {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}[h](u)
+def _at_output(layer: Layer) -> Tensor:
+    return derivative(layer.h, ACTIVATIONS[layer.h].forward(layer.z))
 
 
 def _of_other(layer: Layer) -> Tensor:
-    other = {"sigmoid": "tanh", "tanh": "sigmoid", "relu": "tanh"}[layer.h]
-    return derivative(other, layer.z)
+    return derivative("sigmoid" if layer.h == "tanh" else "tanh", layer.z)
 
 
 def _other_layer(subject: Subject, draw: Draw) -> Backward | None:
@@ -44,7 +44,7 @@ def _other_layer(subject: Subject, draw: Draw) -> Backward | None:
     here, there = pairs[whole(draw, 0, len(pairs) - 1)]
 
     def activation(g: Tensor, layer: Layer) -> Tensor:
-        return g * derivative(layer.h, layer.all_z[there] if layer.number == here else layer.z)
+        return g * (derivative(layer.h, layer.all_z[there]) if layer.number == here else slope(layer))
 
     return with_steps(subject, activation=activation)
 
@@ -53,14 +53,16 @@ def _masked(subject: Subject, draw: Draw) -> Backward | None:
     layers = chosen(subject, draw, lambda k: subject.activations[k] == "relu")
 
     def activation(g: Tensor, layer: Layer) -> Tensor:
-        return g * (g > 0) if layer.number in layers else g * derivative(layer.h, layer.z)
+        return g * (g > 0) if layer.number in layers else g * slope(layer)
 
     return with_steps(subject, activation=activation) if layers else None
 
 
 ACTIVATION_MUTANTS: dict[str, Make] = {
     "derivative-missing": _factor(lambda layer: torch.ones_like(layer.z)),
-    "derivative-at-output": _factor(lambda layer: derivative(layer.h, _value(layer.h, layer.z)), "sigmoid", "tanh"),
+    "derivative-at-output": _factor(
+        lambda layer: derivative(layer.h, ACTIVATIONS[layer.h].forward(layer.z)), "sigmoid", "tanh"
+    ),
     "derivative-fed-u": _factor(lambda layer: derivative(layer.h, layer.u), "sigmoid", "tanh"),
     "derivative-twice": _factor(lambda layer: derivative(layer.h, layer.z) ** 2, "sigmoid", "tanh"),
     "derivative-divided": _factor(lambda layer: 1 / derivative(layer.h, layer.z), "sigmoid", "tanh"),

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnlab.ops import LOSSES
 from nnlab.verify.backprop import Backward, Steps, backward_of
 from nnlab.verify.mutants.draw import Make
 from nnlab.verify.subjects import Subject
@@ -91,12 +92,11 @@ def _updated_first(subject: Subject, draw: torch.Generator) -> Backward | None:
 
 def _broadcast(subject: Subject, draw: torch.Generator) -> Backward | None:
     """Y (N, 1) − t (N,) gives (N, N), averaged."""
-    if subject.loss not in {"sum_of_squares", "binary_cross_entropy"} or subject.inputs[-2].shape[1] != 1:
+    if subject.loss is None or LOSSES[subject.loss].target == "labels" or subject.inputs[-2].shape[1] != 1:
         return None
 
     def delta(loss: str, u: Tensor, t: Tensor) -> Tensor:
-        y = u if loss == "sum_of_squares" else u.sigmoid()
-        return (y - t[:, 0]).mean(1, keepdim=True)
+        return (LOSSES[loss].output(u) - t[:, 0]).mean(1, keepdim=True)
 
     return backward_of(subject, Steps(delta=delta))
 

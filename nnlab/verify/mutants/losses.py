@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nnlab.ops import LOSSES
 from nnlab.verify.backprop import Backward, onehot, per_sample, probabilities
 from nnlab.verify.mutants.draw import Draw, Make, whole, with_steps
 from nnlab.verify.subjects import Subject
@@ -65,8 +66,8 @@ def _no_loss(subject: Subject) -> bool:
     return subject.loss is None
 
 
-CROSS = ("binary_cross_entropy", "softmax_cross_entropy")
-ALL = ("sum_of_squares", *CROSS)
+ALL = tuple(LOSSES)
+CROSS = tuple(name for name in ALL if LOSSES[name].output_name != "identity")
 
 LOSS_MUTANTS: dict[str, Make] = {
     "zero": _finished(torch.zeros_like),
