@@ -228,16 +228,21 @@ def test_another_engine_goes_on_with_the_momentum_of_one(device, density):
     torch.testing.assert_close(kept, one.velocity, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
-def test_a_new_velocity_or_descent_is_used_from_then_on(device, density):
-    given = classes(torch.float64, device, density=density)
+@pairwise(change=["velocity", "descent"], density=DENSITY)
+def test_a_new_velocity_or_descent_is_used_from_then_on(device, change, density):
+    given, descent = classes(torch.float64, device, density=density), Descent(0.1, momentum=0.9)
     order, (engine, parameters) = order_of(given), engine_of(given, 6)
-    engine.run_(order, Descent(0.1, momentum=0.9))
-    engine.velocity = [torch.zeros_like(p) for p in parameters]
+    engine.run_(order, descent)
+    if change == "velocity":
+        engine.velocity = [torch.zeros_like(p) for p in parameters]
+    else:
+        descent = Descent(0.02, momentum=0.5)
     given.network.load_state_dict(dict(zip(given.network.state_dict(), parameters, strict=True)))
-    expected = by_the_loop(given, order.split(6), Descent(0.02, momentum=0.5))
-    engine.run_(order, Descent(0.02, momentum=0.5))
-    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+    fresh, expected = engine_of(given, 6)
+    fresh.velocity = [v.clone() for v in engine.velocity]
+    for each in (engine, fresh):
+        each.run_(order, descent)
+    torch.testing.assert_close(parameters, expected, rtol=0, atol=0)
 
 
 def bent(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
@@ -319,6 +324,15 @@ def test_what_was_learnt_before_an_interrupt_is_kept(density):
         engine.run_(order_of(given), Descent(0.1), masks)
     expected = by_the_loop(given, order_of(given)[:30].split(6), Descent(0.1))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
+def test_bfloat16_computes_each_step_with_what_the_last_one_left(device):
+    given = classes(torch.float32, device, hidden=20)
+    engine, _ = engine_of(given, 6, dtype=torch.bfloat16)
+    outputs = engine.run_(order_of(given), Descent(0.1)).outputs.float()
+    expected = by_the_loop(given, order_of(given).split(6), Descent(0.1)).outputs
+    before = given.network(given.x[order_of(given)]).detach()
+    assert (outputs - expected).norm() < 0.1 * (before - expected).norm()
 
 
 def test_bfloat16_computes_with_parameters_changed_by_another_hand():
