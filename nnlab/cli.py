@@ -1,9 +1,13 @@
 """The command ``nnlab``. It answers ``--help`` without importing torch or Lightning."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+from nnlab.recipes import recipes
+from nnlab.versions import __version__, torchvision_problem
 
 TRAINING = {
     "fit": "train a model, and keep the best and the last checkpoint",
@@ -14,21 +18,20 @@ TRAINING = {
 LEARNING = {
     "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
-    "check": "prove every hand-written gradient, or say what is wrong with a learner's",
-    "bench": "time nnlab and its peers side by side",
+    "check": "test every hand-written gradient, or say what is wrong with a learner's",
 }
 
 EPILOG = """\
 examples:
-  nnlab fit --config configs/smoke.yaml        try the installation, in seconds and without a network
-  nnlab fit --config configs/mlp.yaml          train the multi-layer perceptron on MNIST
-  nnlab test --config configs/mlp.yaml         test the newest checkpoint of that model
-  nnlab fit --config configs/mlp.yaml --help   every option, those of the model included
-  nnlab data mnist                             download MNIST, verify it and say where it lies
-  nnlab trace --example chapter                the chapter's worked example, number by number
-  nnlab check lab4.py                          what is right and what is wrong in a learner's file
-  nnlab bench --quick                          nnlab beside NumPy, scikit-learn, torch, JAX and Lightning
+  nnlab fit --config smoke        try the installation, in seconds and without a network
+  nnlab fit --config mlp          train the multi-layer perceptron on MNIST
+  nnlab test --config mlp         test the newest checkpoint of that model
+  nnlab fit --config mlp --help   every option, those of the model included
+  nnlab data mnist                download MNIST, verify it and say where it lies
+  nnlab trace --example chapter   the chapter's worked example, number by number
+  nnlab check lab4.py             what is right and what is wrong in a learner's file
 
+A --config is a YAML file, or one of nnlab's own recipes: {recipes}.
 Settings of training come from its --config files and flags, the later of two winning.
 A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
 """
@@ -48,12 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 for a user's error, 1 for a failed check, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr) if argv is None else ():
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # δ, − and → in an encoding that lacks them, such as Windows's cp1252
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--debug"]:
         arguments = [*arguments[1:], "--debug"]
     command = arguments[0] if arguments else ""
     # each is imported when it is called: Lightning and torch take seconds
     if command in TRAINING:
+        if problem := torchvision_problem():
+            print(f"nnlab {command}: error: {problem}", file=sys.stderr)
+            sys.exit(2)
         try:
             from nnlab.training.command import run  # noqa: PLC0415
 
@@ -73,14 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    if command == "bench":
-        from nnlab.bench import main as bench  # noqa: PLC0415
-
-        sys.exit(bench(arguments[1:]))
     parser = _Parser(
         prog="nnlab",
-        description="The perceptron and the multi-layer perceptron with hand-written, proved gradients.",
-        epilog=EPILOG,
+        description="The perceptron and the multi-layer perceptron with hand-written, tested gradients.",
+        epilog=EPILOG.format(recipes=", ".join(recipes())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -90,8 +95,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         commands.add_parser(name, help=text, add_help=False)
     options = parser.parse_args(arguments)
     if options.version:
-        from nnlab import __version__  # noqa: PLC0415
-
         print(f"nnlab {__version__}")
         return
     parser.print_help()

@@ -216,3 +216,9 @@ def test_a_device_is_found_by_its_name(there_is_one, automatic, monkeypatch):
     else:
         with refused("device must be 'cpu' or 'auto' where torch finds no CUDA device, got 'cuda'"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["mps", "meta"])
+def test_a_device_that_nnlab_does_not_run_on(name):
+    with refused(f"device must be 'cpu', 'cuda' or 'auto', got '{name}': nnlab runs on no other device"):
+        resolve_device(name)

@@ -1,19 +1,10 @@
-"""scikit-learn's callbacks, where the installed version has them (1.9): an epoch is a task of ``fit``."""
+"""scikit-learn's callbacks: an epoch is a task of ``fit``."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-try:
-    from sklearn.callback import CallbackSupportMixin
-    from sklearn.callback import with_callbacks as _with_callbacks
-except ImportError:  # scikit-learn before 1.9
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
-
-    def _with_callbacks(method: Any) -> Any:
-        return method
-
+from sklearn.callback import CallbackSupportMixin
+from sklearn.callback import with_callbacks as _with_callbacks
 
 __all__ = ["CallbackSupportMixin", "epochs_of_fit", "with_callbacks"]
 
@@ -45,12 +36,6 @@ def epochs_of_fit(
     Yields:
         0, 1, …; the epoch is over when the next number is asked for, so leave the loop by ``stopped`` alone.
     """
-    if not hasattr(estimator, "_init_callback_context"):
-        for epoch in range(max_epochs):
-            if stopped():
-                return
-            yield epoch
-        return
     fit = estimator._init_callback_context(max_subtasks=max_epochs)
     fit.call_on_fit_task_begin(estimator=estimator, **data)
     for epoch in range(max_epochs):

@@ -23,7 +23,7 @@ from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
-from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named
+from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named, with_recipes
 from nnlab.training.settings import check_settings
 from nnlab.validation import ArgumentError
 
@@ -207,6 +207,7 @@ def run(arguments: Sequence[str]) -> None:
     quiet()
     learner = None
     try:
+        arguments = with_recipes(arguments)
         learner = Parser.learner = chosen_learner(arguments)
         NNLabCLI(arguments)
     except Exception as error:

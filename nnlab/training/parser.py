@@ -12,12 +12,14 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
+from nnlab.recipes import recipes
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
 from nnlab.training.perceptron import LitPerceptron
 
 LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
+CONFIG = ("-c", "--config")
 FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
 
 
@@ -47,14 +49,48 @@ def chosen_learner(arguments: Sequence[str]) -> type[Classifier]:
         value = value if equals else next(iter(arguments[i + 1 :]), "")
         if flag in ("--model", "--model.class_path"):
             name = value
-        elif flag in ("-c", "--config") and Path(value).is_file():
+        elif flag in CONFIG and Path(value).is_file():
             name = _learner_in(Path(value)) or name
     return learner_named(name)
 
 
+def with_recipes(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the file of the recipe wherever --config names one and there is no file of that name.
+
+    Raises:
+        UserError: --config names neither.
+    """
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in CONFIG and equals:
+            found[i] = f"{flag}={_config(value)}"
+        elif i > 0 and arguments[i - 1] in CONFIG:
+            found[i] = _config(argument)
+    return found
+
+
+def _config(value: str) -> str:
+    if value.startswith("-") or not isinstance(_yaml(value), str):
+        return value  # not a name: the parser takes YAML text as well
+    path, known = Path(value), recipes()
+    if path.exists() and not path.is_dir():
+        return value
+    if value not in known:
+        raise UserError(f"--config: there is no file {value}, and no such recipe: the recipes are {', '.join(known)}")
+    return str(known[value])
+
+
+def _yaml(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # the parser itself will say what is wrong
+
+
 def _learner_in(config: Path) -> str | None:
     try:
-        model = yaml.safe_load(config.read_text())["model"]
+        model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     except UnicodeDecodeError as error:
         raise UserError(f"--config: {config} is no text file") from error
     except (yaml.YAMLError, KeyError, TypeError):

@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from nnlab.trace import main
-from nnlab.trace.command import EXAMPLES
+from nnlab.trace.description import EXAMPLES
 
-TRACES = sorted((Path(__file__).parents[2] / "docs" / "traces").glob("*.yaml"))
 GOOD = {"sizes": [2, 3, 1], "seed": 0, "inputs": [1, 2], "targets": [1]}
+BOMB = b"inputs:\n- &a [1, 1]\n" + b"".join(
+    b"- &%c [%b]\n" % (c, b", ".join([b"*%c" % (c - 1)] * 30)) for c in b"bcdefg"
+)
 UNIT = {"weights": [1, 2], "threshold": 0.5}
 
 
@@ -44,7 +46,7 @@ def test_the_chapters_table(capsys: pytest.CaptureFixture[str]) -> None:
         "∂E/∂w₁₁⁽¹⁾ = (−0.2204)·2 = −0.4408 (3.9)",
         "∂E/∂w₂₀⁽¹⁾ = 0.4375·1 = 0.4375 (3.9)",
         "−0.4408 0.875 −0.2099 0.8361",
-        "tanh h(u) = tanh u, h′(u) = 1 − z²",
+        "tanh h(u) = tanh(u), h′(u) = (1 − z²)",
     ]:
         assert line in shown
 
@@ -69,17 +71,25 @@ def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "z₁⁽¹⁾ = tanh(0.7) = 0.60436778 (3.2)" in lines(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_json_is_alone_and_in_full(example: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--example", example, "--json"]) == 0
+def test_json_is_alone_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--example", "chapter", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = found["rows"]
     assert all({"name", "symbol", "value", "equation", "origin"} <= row.keys() for row in rows)
-    if example == "chapter":
-        y = tanh(1 + 2 * tanh(0.2 + tanh(0.7) - 3 * tanh(1)))
-        assert found["y"] == [[pytest.approx(y, rel=1e-15)]] == [[r["value"] for r in rows if r["name"] == "y"]]
-        assert {r["name"] for r in rows} == {"u", "z", "y", "E", "delta", "dE/dw"}
-        assert [len(m) for m in found["dE/dW"]] == [2, 3, 2]
+    y = tanh(1 + 2 * tanh(0.2 + tanh(0.7) - 3 * tanh(1)))
+    assert found["y"] == [[pytest.approx(y, rel=1e-15)]] == [[r["value"] for r in rows if r["name"] == "y"]]
+    assert {r["name"] for r in rows} == {"u", "z", "y", "E", "delta", "dE/dw"}
+    assert [len(m) for m in found["dE/dW"]] == [2, 3, 2]
+    keys = ["sizes", "activations", "loss", "weights", "x", "targets", "u", "z", "y", "errors", "E", "delta", "dE/dW"]
+    assert sorted(found) == sorted(["kind", *keys, "rows"])
+
+
+def test_json_of_a_perceptron(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {"kind", "weights", "threshold", "output", "x", "u", "y", "y_step", "y_bipolar", "rows"}
+    learnt = {"targets", "eta", "weights_after", "threshold_after"}
+    for example, expected in (("perceptron", keys), ("rule", keys | learnt)):
+        assert main(["--example", example, "--json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)) == expected
 
 
 def test_json_to_a_file_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,17 +110,12 @@ def test_several_samples_have_a_table_each_and_one_gradient(capsys: pytest.Captu
     assert sum(line.startswith("E = ") for line in shown) == 1
 
 
-@pytest.mark.parametrize("path", TRACES, ids=lambda p: p.stem)
-def test_the_documentations_files(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(path)]) == 0
-    assert "The equations" in capsys.readouterr().out
-
-
-def test_the_chapters_file_is_the_example(capsys: pytest.CaptureFixture[str]) -> None:
-    (chapter,) = (p for p in TRACES if p.stem == "chapter")
-    assert main([str(chapter), "--json"]) == 0
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_the_file_of_its_name(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--example", example]) == 0
     found = capsys.readouterr().out
-    assert main(["--example", "chapter", "--json"]) == 0
+    assert "The equations" in found
+    assert main([str(EXAMPLES[example])]) == 0
     assert found == capsys.readouterr().out
 
 
@@ -122,49 +127,93 @@ def test_the_chapters_file_is_the_example(capsys: pytest.CaptureFixture[str]) ->
         ({**GOOD, "weigths": 1}, "weigths is no key: did you mean weights?"),
         ({**UNIT, "zzz": 1}, "zzz is no key: use weights, threshold"),
         ({**GOOD, "loss": "hinge"}, "loss must be one of"),
-        ({**GOOD, "loss": ["hinge"]}, "loss must be one of"),
-        ({"seed": 0, "inputs": [1], "targets": [1]}, "sizes must be given"),
+        ({**GOOD, "loss": ["hinge"]}, "loss must be a name, got ['hinge']"),
+        ({"seed": 0, "inputs": [1], "targets": [1]}, "sizes must list the inputs and the units of each layer, such as"),
         ({**GOOD, "sizes": [2]}, "sizes must list"),
-        ({**GOOD, "sizes": "2-3-1"}, "sizes must list"),
+        ({**GOOD, "sizes": "2-3-1"}, "sizes must be a list of whole numbers, got '2-3-1'"),
+        ({**GOOD, "sizes": "[2, 3, 1]"}, "sizes must be a list of whole numbers, got '[2, 3, 1]'"),
+        ({**GOOD, "sizes": [2, 3.5, 1]}, "sizes must be a list of whole numbers, got [2, 3.5, 1]"),
         ({**GOOD, "sizes": [2, 0, 1]}, "sizes must be a whole number of at least 1, got 0"),
-        ({**GOOD, "sizes": [2, 17, 1]}, "sizes must be 16 at most: trace is for a small network, got 17"),
-        ({**GOOD, "sizes": [2, *[16] * 9, 1]}, "trace is for a small network, 2000 at most"),
+        (
+            {**GOOD, "sizes": [2, 17, 1]},
+            "sizes must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 17 and",
+        ),
+        (
+            {**GOOD, "sizes": [2, *[16] * 9, 1]},
+            "sizes must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 16 and",
+        ),
         ({**GOOD, "activations": "swish"}, "activations must be one of"),
-        ({**GOOD, "activations": ["swish", "tanh"]}, "activations must be identity, sigmoid, tanh or relu"),
+        ({**GOOD, "activations": ["swish", "tanh"]}, "activations[0] must be one of 'identity', 'sigmoid', 'tanh'"),
+        ({**GOOD, "activations": ["tanh", 3]}, "activations[1] must be one of 'identity', "),
         ({**GOOD, "activations": ["tanh"]}, "activations must be one name, or one for each of 2 layers"),
-        ({**GOOD, "activations": ["tanh", "tanh"], "loss": "binary_cross_entropy"}, "in the last layer with binary"),
-        ({**GOOD, "seed": -1}, "seed must be a whole number of at least 0"),
-        ({**GOOD, "seed": 2**64}, "seed must be below"),
-        ({**GOOD, "seed": None}, "weights must be given, or a seed"),
-        ({**GOOD, "weights": [[[1]]]}, "seed must be left out where weights are given"),
-        ({**GOOD, "seed": None, "weights": [[[1]]]}, "weights must be a list with a matrix for each of 2 layers"),
+        (
+            {**GOOD, "activations": ["tanh", "tanh"], "loss": "binary_cross_entropy"},
+            "activations[1] must be one of 'identity', 'sigmoid', got 'tanh'",
+        ),
+        ({**GOOD, "seed": -1}, "seed must be a whole number from 0 to 2⁶³ − 1, got -1"),
+        ({**GOOD, "seed": 2**64}, "seed must be a whole number from 0 to"),
+        ({**GOOD, "seed": None}, "weights or a seed for random ones must be given, got neither"),
+        (
+            {**GOOD, "weights": [[[1, 2, 3]] * 3, [[1]] * 4]},
+            "weights or a seed for random ones must be given, got both",
+        ),
+        (
+            {**GOOD, "seed": None, "weights": [[[1]]]},
+            "weights must be matrices of 3 × 3, 4 × 1: for each layer a row for the bias and for each input, and",
+        ),
         (
             {**GOOD, "seed": None, "weights": [[[1, 2, 3]] * 3, [[1]] * 3]},
-            "weights[1] must be 4 × 1: a row for the bias and for each input (3), a column for each unit, got 3 × 1",
+            "and a column for each unit, got 3 × 3, 3 × 1",
         ),
-        ({**GOOD, "seed": None, "weights": [[[1, 2], [3]], [[1]]]}, "weights[0] must have rows of one length"),
-        ({**GOOD, "seed": None, "weights": [[[1, 2, "x"]] * 3, [[1]] * 4]}, "weights[0] must hold finite numbers"),
+        (
+            {**GOOD, "seed": None, "weights": [[[1, 2], [3]], [[1]]]},
+            "weights[0] must be a list of rows of numbers, all of one length, got [[1, 2], [3]]",
+        ),
+        (
+            {**GOOD, "seed": None, "weights": [[[1, 2, "x"]] * 3, [[1]] * 4]},
+            "weights[0] must be a list of rows of numbers, all of one length, got [[1, 2, 'x']",
+        ),
         ({**GOOD, "seed": None, "weights": [[[1, 2, 1e308]] * 3, [[1e300]] * 4]}, "weights and inputs must be smaller"),
         ({**GOOD, "inputs": [1, 2, 3]}, "inputs must have 2 numbers for each sample, got 3"),
-        ({**GOOD, "inputs": None}, "inputs must be a list of lists of numbers, got nothing"),
-        ({**GOOD, "inputs": [1, True]}, "inputs must hold finite numbers, got True"),
-        ({**GOOD, "inputs": [1, float("nan")]}, "inputs must hold finite numbers, got nan"),
-        ({**GOOD, "inputs": [1, 10**400]}, "inputs must hold finite numbers"),
-        ({**GOOD, "inputs": [1, "1e-3"]}, "in YAML, write 1.0e-3, not 1e-3"),
+        ({**GOOD, "inputs": None}, "inputs must be a list of numbers, or such a list for each sample, got nothing"),
+        (
+            {**GOOD, "inputs": [1, True]},
+            "inputs must be a list of numbers, or such a list for each sample, got [1, True]",
+        ),
+        ({**GOOD, "inputs": [1, float("nan")]}, "inputs must hold finite numbers, got [1, nan]"),
+        (
+            {**GOOD, "inputs": [1, 10**400]},
+            "inputs must be a list of numbers, or such a list for each sample, got [1, 1000",
+        ),
+        (
+            {**GOOD, "inputs": [1, "2"]},
+            "inputs must be a list of numbers, or such a list for each sample, got [1, '2']",
+        ),
+        (
+            {**GOOD, "inputs": [[1, 2], 3]},
+            "inputs must be a list of numbers, or such a list for each sample, got [[1, 2], 3]",
+        ),
         ({**GOOD, "targets": [[1], [2]]}, "targets must have one list for each of the 1 samples"),
-        ({**GOOD, "targets": []}, "targets must be a list of numbers, got []"),
-        ({**GOOD, "targets": [2], "loss": "binary_cross_entropy"}, "targets must lie between 0 and 1"),
+        ({**GOOD, "targets": []}, "targets must be a list of numbers, or such a list for each sample, got []"),
+        ({**GOOD, "targets": [2], "loss": "binary_cross_entropy"}, "targets must hold values from 0 to 1, got 2 to 2"),
         ({**GOOD, "targets": [1], "loss": "softmax_cross_entropy"}, "targets must hold labels from 0 to 0, got 1"),
-        ({**GOOD, "targets": 1, "loss": "softmax_cross_entropy"}, "targets must list one class label for each sample"),
-        ({**UNIT, "threshold": "high"}, "threshold must hold finite numbers, got 'high'"),
+        (
+            {**GOOD, "targets": [0.5], "loss": "softmax_cross_entropy"},
+            "targets must list one class label for each sample",
+        ),
+        ({**UNIT, "threshold": "high"}, "threshold must be a number, got 'high'"),
         ({**UNIT, "weights": 1}, "weights must be a list of numbers, got 1"),
-        ({**UNIT, "output": "sign"}, "output must be one of"),
+        ({**UNIT, "output": "sign"}, "output must be one of 'step', 'bipolar_step', got 'sign'"),
         ({**UNIT, "weights": [1] * 5}, "inputs must be given for more than 4 weights"),
-        ({**UNIT, "inputs": [[1, 2]] * 500}, "inputs must make 2000 numbers at most"),
-        ({**UNIT, "targets": [0, 1]}, "targets must have 4 numbers, got 2"),
+        (
+            {**UNIT, "inputs": [[1, 2]] * 500},
+            "inputs must be of a small network, 16 units in a layer and 2000 numbers in all at most, got 2 and 4503",
+        ),
+        ({**UNIT, "targets": [0, 1]}, "targets must have 4 numbers, one for each sample, got 2"),
         ({**UNIT, "targets": [0, 1, 2, 1]}, "targets must hold 0 and 1 alone"),
         ({**UNIT, "output": "bipolar_step", "targets": [0, 1, 1, 1]}, "targets must hold -1 and 1 alone"),
-        ({**UNIT, "eta": 0}, "eta must be a number greater than 0"),
+        ({**UNIT, "eta": 0.1}, "eta must be left out where there are no targets"),
+        ({**UNIT, "targets": [0, 1, 1, 1], "eta": 0}, "eta must be a number greater than 0"),
         ({**UNIT, "weights": [1e308, 1e308]}, "weights and inputs must be smaller"),
     ],
 )
@@ -176,7 +225,7 @@ def test_a_wrong_file_is_answered_by_one_line(
     assert main([str(file)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"nnlab trace: {file}: ")
+    assert err.startswith(f"nnlab trace: error: {file}: ")
     assert err.count("\n") == 1
     assert message in err
 
@@ -188,9 +237,9 @@ def test_a_wrong_file_is_answered_by_one_line(
         (["net.yaml", "--example", "chapter"], "name a YAML file or an example, one of the two"),
         (["--json", "net.yaml"], "name a YAML file or an example"),
         (["--example", "unknown"], "invalid choice"),
-        (["--example", "chapter", "--digits", "0"], "--digits must be from 1 to 17"),
+        (["--example", "chapter", "--digits", "0"], "digits must be a whole number from 1 to 17, got 0 (--digits)"),
         (["--example", "chapter", "--digits", "x"], "invalid int"),
-        (["nowhere.yaml"], "No such file"),
+        (["nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--example", "chapter", "--json", "no/such/folder.json"], "No such file"),
         (["--frobnicate"], "unrecognized arguments"),
     ],
@@ -201,11 +250,14 @@ def test_wrong_arguments_are_answered_by_one_line(
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert message in err
-    assert err.startswith("nnlab trace: ")
+    assert err.startswith("nnlab trace: error: ")
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: &a [*a]", b"\xff\xfe", b"a: " + b"[" * 5000])
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [1", b"a: &a [*a]", b"\xff\xfe", b"a: " + b"[" * 5000, BOMB + b"targets: [1]\nseed: 0\nsizes: [2, 1]"],
+)
 def test_what_is_not_yaml_is_answered_by_one_line(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,14 +268,15 @@ def test_what_is_not_yaml_is_answered_by_one_line(
 
 
 def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(Exception, match="name a YAML file"):
-        main(["--debug"])
+    with pytest.raises(OSError, match="nowhere"):
+        main(["--debug", "nowhere.yaml"])
 
 
 def test_help_teaches_without_torch() -> None:
     code = "import sys, nnlab.trace as t; s = t.main(['--help']); sys.exit(s or ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    for word in ("--example chapter", "binary_cross_entropy", "threshold", "seed"):
+    assert "one of chapter, learning-or, perceptron, rule, three-classes, xor" in " ".join(done.stdout.split())
+    for word in ("--example chapter", "sum_of_squares", "threshold", "seed"):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120

@@ -217,7 +217,10 @@ FILES_OF_SETTINGS = {
     "a list": (b"- 1\n- 2\n", "Unexpected config: "),
     "a number for a model": (b"model: 3\n", "--model: Not a valid subclass of Classifier"),
     "bytes": (b"\xff\xfe\0", "--config: file.yaml is no text file"),
-    "missing": (None, "--config: File does not exist: "),
+    "missing": (
+        None,
+        "--config: there is no file file.yaml, and no such recipe: the recipes are mlp, mlp_chapter, perceptron, smoke",
+    ),
 }
 
 

@@ -1,0 +1,211 @@
+"""The command ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from benchmarks import report
+from benchmarks.measure import Session
+from benchmarks.report import Results, Row
+from benchmarks.tasks import TASKS
+from nnlab.data import DataError
+from nnlab.validation import ArgumentError, resolve_device
+
+DESCRIPTION = """\
+Time nnlab and its peers side by side on MNIST: NumPy, scikit-learn, torch (eager and compiled), JAX, Lightning.
+All train on the same samples in the same order, each in a process of its own, warmed up and by turns. Results are
+compared before anything is timed; a peer that computes something else is reported instead.
+"""
+
+EPILOG = "\n".join(
+    [
+        "tasks:",
+        *(f"  {name:<17} {task.words}" for name, task in TASKS.items()),
+        "",
+        "A ratio is the peer's median over ours: above 1, nnlab is faster. Close other programs before.",
+        "JAX comes with pip install 'nnlab[bench]'; without it, its rows say so.",
+        "Ctrl-C keeps the rows that were measured, in the files too.",
+        "",
+        "examples:",
+        "  python -m benchmarks --quick                           about two minutes",
+        "  python -m benchmarks --task mlp_epoch import           these alone",
+        "  python -m benchmarks --json cpu.json --markdown cpu.md --plot cpu.png",
+        "  python -m benchmarks --from benchmarks/cpu.json --readme README.md",
+    ]
+)
+
+
+class _UserError(Exception):
+    """One line that says what to change."""
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.status = 128 + signum
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UserError(message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; the rows come on standard output, or standard error when the JSON takes that.
+
+    Returns:
+        0; 2 after one line on standard error that says what to change; 130 after Ctrl-C and 143 after SIGTERM, when
+        the rows that were measured have been written to the files that were asked for.
+    """
+    try:
+        with _signals():
+            return _run(_parser().parse_args(arguments))
+    except _Stopped as stop:  # before or after the measuring
+        return stop.status
+    except (_UserError, DataError, ValueError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"python -m benchmarks: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise, and ignore those that follow while processes end and files are written."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise _Stopped(signum)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _check(options)
+    out = sys.stderr if options.json == "-" else sys.stdout
+    if options.read:
+        _write(options, Results.read(options.read))
+        return 0
+    try:
+        device = resolve_device(options.device)
+    except ArgumentError as error:
+        raise _UserError(f"--{error}") from error
+    torch.set_float32_matmul_precision("highest")
+
+    machine = report.machine(device)
+    if float(machine.get("load before", 0)) > 0.5:
+        print(f"load before: {machine['load before']}; other programs make the figures noisy", file=sys.stderr)
+    shown: list[Row] = []
+
+    def progress(text: str) -> None:
+        if sys.stderr.isatty():  # a plain line: a spinner's thread would take time from what is measured
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def show(row: Row) -> None:
+        progress("")
+        print(report.lines(row, shown[-1] if shown else None), file=out, flush=True)
+        shown.append(row)
+
+    print(report.HEADER, file=out, flush=True)
+    session = Session(device, options.quick, show, progress)
+    complete, status = False, 0
+    try:
+        for name in options.task or [name for name, task in TASKS.items() if task.quick or not options.quick]:
+            task = TASKS[name]
+            task.measure(session, name, task.comparisons, task.repeats)
+        complete = True
+    except _Stopped as stop:
+        status = stop.status
+        progress("")
+        print(f"interrupted; {len(session.rows)} rows are kept", file=sys.stderr)
+    finally:  # also after an error of nnlab's own
+        progress("")
+        if session.rows:
+            _write(options, Results(machine, options.quick, complete, session.rows))
+    return status
+
+
+def _write(options: argparse.Namespace, results: Results) -> None:
+    """Write the files that were asked for; the README only from a complete run."""
+    if options.json == "-":
+        print(results.to_json(), end="")
+    elif options.json:
+        _replace(options.json, results.to_json())
+    if options.markdown:
+        _replace(options.markdown, report.markdown(results))
+    if options.plot:
+        report.plot(results, options.plot)
+    if options.readme and results.complete:
+        _replace(options.readme, report.update_readme(Path(options.readme).read_text(encoding="utf-8"), results))
+
+
+def _replace(path: str, text: str) -> None:
+    """Write a file whole: a kill at any moment leaves the old or the new one."""
+    part = Path(f"{path}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what would have no effect, and what could not be written in the end, before minutes of measuring."""
+    if options.read:
+        given = {"--task": options.task, "--quick": options.quick, "--device": options.device != "cpu"}
+        for flag in (flag for flag, value in given.items() if value):
+            raise _UserError(f"{flag} has no effect with --from, which measures nothing")
+        if not any((options.json, options.markdown, options.plot, options.readme)):
+            raise _UserError("--from must come with --json, --markdown, --plot or --readme")
+    elif options.readme and (options.task or options.quick):
+        raise _UserError("--readme needs the rows of all tasks: leave out --task and --quick, or add --from FILE")
+    for flag in ("json", "markdown", "plot"):
+        path = getattr(options, flag)
+        if path and path != "-" and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise _UserError(f"--{flag} must be a file in a folder that exists, got {path}")
+    if options.readme:
+        report.check_markers(Path(options.readme).read_text(encoding="utf-8"))
+    if options.plot and Path(options.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise _UserError(f"--plot must end in .png, .svg or .pdf, got {options.plot}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m benchmarks",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    left_out = " and ".join(name for name, task in TASKS.items() if not task.quick)
+    parser.add_argument("--quick", action="store_true", help=f"measure less, and leave out {left_out}")
+    parser.add_argument(
+        "--task", nargs="+", action="extend", choices=TASKS, metavar="NAME", help="the tasks to run (see below)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (the default), cuda or auto")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write to FILE, or to standard output")
+    parser.add_argument("--markdown", metavar="FILE", help="write all rows and what they were measured on")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios: .png, .svg or .pdf")
+    parser.add_argument("--readme", metavar="FILE", help=f"rewrite the table between {' and '.join(report.MARKERS)}")
+    parser.add_argument("--from", dest="read", metavar="FILE", help="take the rows from a --json file; measure nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

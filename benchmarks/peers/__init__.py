@@ -1,0 +1,1 @@
+"""What nnlab is compared with, each library as it is best used."""

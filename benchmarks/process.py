@@ -1,0 +1,172 @@
+"""Contestants, each in a process of its own, where no other contestant's threads and memory are in the way."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import pkgutil
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.problems import Problem
+
+PRELOAD = ["benchmarks.ours", "benchmarks.peers.sklearn_models", "benchmarks.peers.torch_models", "numba"]
+STATUS = Path("/proc/self/status")
+
+
+class Contestant(NamedTuple):
+    """One way to train on a problem, ours or a peer's; each call continues from the last.
+
+    Attributes:
+        train: trains on the samples at these indices, int64 on the problem's device, in this order.
+        parameters: returns W⁽¹⁾, b⁽¹⁾, … as they are now, (O, I), (O,); none where there are none to compare.
+        seconds: its own measurement of an epoch, for one whose set-up must not be counted.
+    """
+
+    train: Callable[[Tensor], object]
+    parameters: Callable[[], list[Tensor]] = list
+    seconds: Callable[[Tensor], float] | None = None
+
+
+class Make(NamedTuple):
+    """What makes a contestant from a problem: "module:function", imported in its process alone, and keywords."""
+
+    name: str
+    options: Mapping[str, Any] = {}
+
+
+class ContestantError(Exception):
+    """A contestant failed; the text is one line."""
+
+
+class Runner:
+    """Makes a contestant, and trains, times and measures it, in this process."""
+
+    def __init__(self, make: Make, problem: Problem, device: torch.device, threads: int) -> None:
+        torch.set_num_threads(threads)
+        made = pkgutil.resolve_name(make.name)
+        self._device, self._before = device, _megabytes(device, "VmRSS")
+        self._contestant: Contestant = made(problem.to(device), **make.options)
+
+    def train(self, order: Tensor) -> None:
+        """Train an epoch."""
+        self._contestant.train(order.to(self._device))
+
+    def seconds(self, order: Tensor) -> float:
+        """Train an epoch, and return how long it took."""
+        order = order.to(self._device)
+        if self._contestant.seconds is not None:
+            return self._contestant.seconds(order)
+        synchronise(self._device)
+        start = time.perf_counter()
+        self._contestant.train(order)
+        synchronise(self._device)
+        return time.perf_counter() - start
+
+    def parameters(self) -> list[Tensor]:
+        """Return copies of the parameters, on the CPU."""
+        return [p.detach().cpu().clone() for p in self._contestant.parameters()]
+
+    def megabytes(self) -> float:
+        """Return the peak of the memory, beyond what the process held after its imports."""
+        return _megabytes(self._device, "VmHWM") - self._before
+
+
+class RunnerProcess:
+    """A ``Runner`` in a process of its own.
+
+    The process is forked from one that has imported the common libraries and computed nothing; a ``fresh`` one starts
+    from nothing, so that its memory can be measured. The problem's tensors are shared with it, not copied.
+
+    Raises:
+        ContestantError: the contestant failed, or its process ended.
+    """
+
+    def __init__(
+        self, make: Make, problem: Problem, device: torch.device, threads: int, *, fresh: bool = False
+    ) -> None:
+        context: Any = torch.multiprocessing.get_context("spawn" if fresh else "forkserver")
+        if not fresh:
+            context.set_forkserver_preload(PRELOAD)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, problem, device, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    def call(self, method: str, *arguments: Tensor) -> Any:
+        """Call a method of the ``Runner``."""
+        _send(self._connection, (method, arguments))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            done, answer = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            done, answer = False, ("its process ended", "")
+        if not done:
+            error = ContestantError(answer[0])
+            error.add_note(answer[1])
+            raise error
+        return answer
+
+    def close(self) -> None:
+        """End the process: at once if it waits, within two seconds if it computes."""
+        self._connection.close()
+        self._process.join(2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _send(connection: Connection, value: Any) -> None:
+    connection.send_bytes(pickle.dumps(value))  # tensors by value, where ``send`` would share their memory
+
+
+def _serve(connection: Connection, make: Make, problem: Problem, device: torch.device, threads: int) -> None:
+    """Answer calls until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that measures answers it
+    logging.getLogger("torch").setLevel(logging.ERROR)  # torch.compile reports its autotuning
+    try:
+        runner = Runner(make, problem, device, threads)
+        _send(connection, (True, None))
+        while True:
+            method, arguments = pickle.loads(connection.recv_bytes())
+            _send(connection, (True, getattr(runner, method)(*arguments)))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        if isinstance(error, ImportError):
+            text = f"{error.name} is not installed; pip install 'nnlab[bench]'"
+        _send(connection, (False, (text, traceback.format_exc())))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _megabytes(device: torch.device, line: str) -> float:
+    """Return memory that a CUDA device held at most, or that this process holds (VmRSS) or held at most (VmHWM).
+
+    Not by ``getrusage`` where /proc exists: its peak starts at that of the process which started this one.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if STATUS.exists():
+        found = dict(text.split(":", 1) for text in STATUS.read_text().splitlines())
+        return int(found[line].split()[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

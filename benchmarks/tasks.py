@@ -1,0 +1,147 @@
+"""The table of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from benchmarks.measure import Comparison, Peer, Session, measure_epochs, measure_growth
+from benchmarks.process import Make
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is compared, how often it is timed, whether a quick run has it, and how it is measured."""
+
+    words: str
+    comparisons: Sequence[Comparison]
+    repeats: int
+    quick: bool = True
+    measure: Callable[[Session, str, Sequence[Comparison], int], None] = measure_epochs
+
+
+def peer(name: str, make: str, **options: Any) -> Peer:
+    """Return a peer that is used in one way."""
+    return Peer(name, {"": Make(f"benchmarks.peers.{make}", options)})
+
+
+ENGINE = Make("benchmarks.ours:engine")
+EVALUATED = Make("benchmarks.ours:engine", {"evaluate": True})
+IMPORT, LIBRARIES = "from nnlab import Perceptron", "import torch, sklearn"
+TUTORIAL = peer("Lightning + DataLoader, as its tutorial", "lightning_mlp:lightning", files=True)
+TENSORS = peer("Lightning + DataLoader of tensors", "lightning_mlp:lightning")
+FLOOR = peer("floor: the permutation copy and the two large GEMMs", "torch_models:floor")
+EAGER = peer("torch eager autograd, fused SGD", "torch_models:autograd")
+COMPILED = Peer(
+    "torch.compile",
+    {
+        "forward and loss compiled": Make("benchmarks.peers.torch_models:autograd", {"compiled": "loss"}),
+        "the whole step compiled": Make("benchmarks.peers.torch_models:autograd", {"compiled": "step"}),
+    },
+)
+JAX = Peer(
+    "JAX jit + scan",
+    {
+        f"samples gathered {gather} the scan": Make("benchmarks.peers.jax_mlp:jax_mlp", {"gather": gather})
+        for gather in ("in", "before")
+    },
+)
+PERCEPTRON = Peer(
+    "scikit-learn Perceptron",
+    {f"n_jobs={n}": Make("benchmarks.peers.sklearn_models:perceptron", {"n_jobs": n}) for n in (-1, 1)},
+)
+SKLEARN_GOAL = peer(
+    "scikit-learn MLPClassifier: 784-256-10, batch 200, learning rate 0.14, Nesterov momentum 0.9",
+    "sklearn_models:mlp_to_goal",
+)
+LIBRARIES_PEER = Peer(LIBRARIES, {"": Make("benchmarks.ours:statement", {"text": LIBRARIES})}, trains=False)
+
+SOFTMAX = Comparison(
+    "engine",
+    ENGINE,
+    "softmax",
+    [
+        EAGER,
+        COMPILED,
+        peer("scikit-learn MLPClassifier float32", "sklearn_models:mlp"),
+        JAX,
+        replace(TUTORIAL, quick_samples=6000),
+        replace(TENSORS, quick_samples=6000),
+        replace(FLOOR, trains=False),
+    ],
+)
+CHAPTER = Comparison(
+    "engine, the chapter's mathematics, float32",
+    ENGINE,
+    "chapter, float32",
+    [
+        peer("NumPy float64, the chapter's", "numpy_mlp:numpy_mlp", dtype="float64"),
+        peer("NumPy float32, the chapter's", "numpy_mlp:numpy_mlp"),
+    ],
+)
+CHAPTER_FLOAT64 = Comparison(
+    "engine, the chapter's mathematics, float64",
+    ENGINE,
+    "chapter, float64",
+    [peer("NumPy float64, ours in float64 too", "numpy_mlp:numpy_mlp")],
+)
+# a unit that rounding puts on the other side of ReLU's 0, one in millions, moves the weights by 1e-3
+WIDE = Comparison(
+    "engine", ENGINE, "wide", [EAGER, replace(COMPILED, quick=False), replace(JAX, quick=False)], tolerance=0.02
+)
+RULE = Comparison(
+    "engine",
+    Make("benchmarks.ours:perceptron"),
+    "perceptrons",
+    [PERCEPTRON, peer("per-sample torch loop", "torch_models:sample_loop")],
+    batches=None,
+    tolerance=0.0,
+)
+LIGHTNING = Comparison(
+    "LitMLP under Lightning's Trainer",
+    Make("benchmarks.ours_lightning:lightning"),
+    "softmax",
+    [Peer("bare engine", {"": ENGINE})],
+    batches=None,
+)
+ESTIMATOR = Comparison(
+    "NeuralNetMLP.fit and its evaluation",
+    Make("benchmarks.ours:estimator"),
+    "softmax",
+    [
+        Peer("bare engine and the same evaluation", {"": EVALUATED}),
+        peer("scikit-learn MLPClassifier float32, no evaluation", "sklearn_models:mlp"),
+    ],
+)
+GOAL = Comparison(
+    "engine: 784-256-10, batch 40, learning rate 0.6, weights averaged within the epoch",
+    Make("benchmarks.ours:engine_to_goal"),
+    "accuracy",
+    [replace(SKLEARN_GOAL, trains=False)],
+)
+GROWTH = Comparison("engine", ENGINE, "softmax", [replace(EAGER, name="torch eager autograd")], tolerance=0.02)
+IMPORTS = Comparison(IMPORT, Make("benchmarks.ours:statement", {"text": IMPORT}), "no samples", [LIBRARIES_PEER])
+
+TASKS = {
+    "mlp_epoch": Task(
+        "an epoch of 784-100-10 in mini-batches of 100, against all; its peak memory",
+        [SOFTMAX, CHAPTER, CHAPTER_FLOAT64],
+        13,
+        measure=partial(measure_epochs, allowance=50),
+    ),
+    "mlp_wide": Task("an epoch of 784-1024-1024-10 in mini-batches of 512", [WIDE], 5),
+    "perceptron_epoch": Task("an epoch of the perceptron rule, ten classes", [RULE], 9),
+    "lightning_epoch": Task("an epoch of LitMLP under Lightning's Trainer, against the bare engine", [LIGHTNING], 11),
+    "estimator_epoch": Task("an epoch of NeuralNetMLP.fit, against the bare engine and scikit-learn", [ESTIMATOR], 11),
+    "time_to_98": Task("until 98 % of the test images are right, the best recipe of each side", [GOAL], 5, False),
+    "import": Task(f"{IMPORT}, against its libraries alone", [IMPORTS], 7),
+    "scaling": Task(
+        "width, batch, samples and threads: seconds, peak memory and the exponent of growth",
+        [GROWTH],
+        3,
+        quick=False,
+        measure=measure_growth,
+    ),
+}

@@ -1,0 +1,163 @@
+"""Processes, comparison, turns and figures."""
+
+import multiprocessing
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import measure, problems
+from benchmarks.measure import Comparison, Pair, Peer, Timed, difference, fit_exponents, measure_epochs, take_turns
+from benchmarks.ours import engine
+from benchmarks.process import ContestantError, Make, RunnerProcess
+from benchmarks.report import Row
+from tests.benchmarks.conftest import mlp_problem, perceptron_problem, row
+
+CPU = torch.device("cpu")
+AUTOGRAD = Make("benchmarks.peers.torch_models:autograd")
+ENGINE = Make("benchmarks.ours:engine")
+
+
+def odd(name: str) -> Make:
+    return Make(f"tests.benchmarks.contestants:{name}")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_process_trains_as_this_one_and_ends_when_closed(fresh):
+    problem = mlp_problem(torch.float64)
+    here, apart = engine(problem), RunnerProcess(ENGINE, problem, CPU, 1, fresh=fresh)
+    before = apart.call("parameters")
+    for seed in (1, 2):
+        here.train(problem.order(seed))
+    apart.call("train", problem.order(1))
+    assert 0 < apart.call("seconds", problem.order(2)) < 60
+    torch.testing.assert_close(apart.call("parameters"), here.parameters(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(before, [p.detach() for p in problem.network().parameters()])  # a copy
+    assert apart.call("megabytes") < 500
+    apart.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_ignores_ctrl_c_and_its_errors_are_raised_here():
+    problem = mlp_problem(torch.float32)
+    apart = RunnerProcess(odd("own_process"), problem, CPU, 1)
+    assert apart.call("seconds", torch.arange(2)) != os.getpid()
+    apart.call("train", torch.arange(2))  # sends itself SIGINT
+    with pytest.raises(ContestantError, match="its process ended"):
+        apart.call("train", torch.arange(1))
+    apart.close()
+    with pytest.raises(ContestantError, match="jax is not installed; pip install 'nnlab\\[bench\\]'"):
+        RunnerProcess(odd("missing"), problem, CPU, 1)
+    with pytest.raises(ContestantError, match=r"(?m)^RuntimeError: no such thing$"):
+        RunnerProcess(odd("broken"), problem, CPU, 1)
+
+
+def measured(monkeypatch, session, comparison: Comparison, problem=None, repeats=2) -> list[Row]:
+    monkeypatch.setitem(problems.PROBLEMS, comparison.problem, lambda images, quick: problem)
+    measure_epochs(session, "task", [comparison], repeats)
+    return session.rows
+
+
+@pytest.mark.usefixtures("here")
+def test_a_peer_that_computes_something_else_is_reported_and_not_timed(monkeypatch, session):
+    names = ("wrong", "another_shape", "broken", "fails_when_timed")
+    peers = [Peer("right", {"": AUTOGRAD}), *(Peer(name, {"": odd(name)}) for name in names)]
+    comparison = Comparison("engine", ENGINE, "small", peers, batches=5)
+    rows = {r.peer: r for r in measured(monkeypatch, session(), comparison, mlp_problem(torch.float64))}
+    right = rows.pop("right")
+    assert (right.repeats, right.note, right.compared) == (2, "", "weights after 5 steps")
+    assert right.difference < 1e-11
+    assert right.ratio > 0
+    assert rows["wrong"].note.startswith("not timed: it computes something else: its weights differ from ours by ")
+    assert rows["another_shape"].note == "not timed: it computes something else: its parameters have other shapes"
+    assert rows["broken"].note.startswith("not timed: RuntimeError: no such thing")
+    assert rows["fails_when_timed"].note.startswith("not timed: ZeroDivisionError")
+    for refused in rows.values():
+        assert (refused.ours_seconds, refused.peer_seconds, refused.ratio, refused.repeats) == (None, None, None, 0)
+
+
+@pytest.mark.usefixtures("here")
+def test_weights_that_must_be_equal_bit_for_bit(monkeypatch, session):
+    ours = Make("benchmarks.ours:perceptron")
+    peers = [Peer("same", {"": ours}), Peer("last bit", {"": odd("last_bit")})]
+    comparison = Comparison("engine", ours, "small", peers, batches=None, tolerance=0.0)
+    rows = {r.peer: r for r in measured(monkeypatch, session(), comparison, perceptron_problem())}
+    same = rows["same"]
+    assert (same.difference, same.compared, same.repeats) == (0, "weights after one epoch", 2)
+    assert "computes something else" in rows["last bit"].note
+
+
+@pytest.mark.usefixtures("here")
+def test_of_several_ways_the_quickest_is_timed(monkeypatch, session):
+    ways = {"slow": odd("slow"), "broken": odd("broken"), "quick": AUTOGRAD}
+    comparison = Comparison("engine", ENGINE, "small", [Peer("peer", ways)])
+    (found,) = measured(monkeypatch, session(), comparison, mlp_problem(torch.float64))
+    assert (found.note, found.repeats) == ("quick", 2)
+    (quick,) = measured(monkeypatch, session(quick=True), comparison, mlp_problem(torch.float64))
+    assert quick.note == "slow"  # only the first is tried
+
+
+@pytest.mark.usefixtures("here")
+def test_a_quick_run_leaves_out_peers_and_samples(monkeypatch, session):
+    peers = [Peer("a", {"": odd("slow")}, quick_samples=50), Peer("b", {"": AUTOGRAD}, quick=False)]
+    comparison = Comparison("engine", ENGINE, "small", peers)
+    (found,) = measured(monkeypatch, session(quick=True), comparison, mlp_problem(torch.float64), repeats=9)
+    assert (found.repeats, found.note) == (measure.QUICK_REPEATS, "timed on 50 of 250 samples")
+    assert found.peer_seconds == 1000 * 5  # scaled up to all samples
+
+
+def timed(log: list[str], orders: list[int], name: str, samples: int | None = None) -> Timed:
+    def call(method, order):
+        log.append(f"{name} {len(order)}")
+        orders.append(order[0].item())
+        if len(log) == 7:
+            raise KeyboardInterrupt
+        return 1.0
+
+    return Timed(SimpleNamespace(call=call), mlp_problem(torch.float32), samples)
+
+
+def test_contestants_take_turns_and_an_interrupt_keeps_complete_repeats(monkeypatch, session):
+    monkeypatch.setattr(measure, "REST", 0)
+    log, orders = [], []
+    ours, a, b = timed(log, orders, "ours"), timed(log, orders, "a"), timed(log, orders, "b", samples=50)
+    pairs = [Pair(row(), ours, a), Pair(row(), ours, b)]
+    with pytest.raises(KeyboardInterrupt):
+        take_turns(session(), "task", pairs, 5)
+    assert log == ["ours 250", "a 250", "b 50", "ours 250", "a 250", "b 50", "ours 250"]
+    assert orders[:3] == [orders[0]] * 3  # the same for all,
+    assert len({*orders}) == 3  # and another for each repeat
+    assert [(pair.row.repeats, pair.row.ratio) for pair in pairs] == [(2, 1.0), (2, 5.0)]
+
+
+def test_a_ratio_is_of_medians_and_its_spread_the_widest():
+    found = row()
+    found.set_seconds([1.0, 2.0, 4.0, 9.0], [3.0, 8.0, 8.0])  # the peer was interrupted
+    assert (found.ours_seconds, found.peer_seconds, found.repeats) == (2.0, 8.0, 3)
+    assert (found.ratio, found.ratio_p20, found.ratio_p80) == (4.0, pytest.approx(5 / 3.2), pytest.approx(8 / 1.4))
+
+
+def test_repeats_that_miss_their_goal_are_left_out_and_noted():
+    found = row()
+    found.set_seconds([1.0, float("inf"), 3.0], [2.0, 5.0, 6.0])
+    assert (found.ratio, found.note) == (2.0, "both reached the goal in 2 of 3 repeats")
+    nobody = row()
+    nobody.set_seconds([float("inf")], [1.0])
+    assert (nobody.ratio, nobody.note) == (None, "both reached the goal in 0 of 1 repeats")
+
+
+def test_the_difference_is_relative_to_the_change():
+    start, ours = [torch.zeros(2), torch.zeros(1)], [torch.tensor([3.0, 4.0]), torch.tensor([0.1])]
+    assert difference(ours, ours, start) == 0
+    assert difference([ours[0], torch.tensor([0.2])], ours, start) == pytest.approx(1)  # no bias hides
+    assert difference([torch.tensor([float("nan"), 0]), ours[1]], ours, start) == float("inf")
+    assert difference([ours[0], torch.tensor([1.0])], start, start) == float("inf")  # ours did not move
+
+
+def test_exponents_of_growth():
+    rows = [replace(row(), ours_seconds=n**1.5, peer_seconds=n**2.0, ratio=1.0, figures={"n": n}) for n in (64, 256)]
+    fit_exponents(rows, "n")
+    assert rows[0].figures["ours_exponent"] == pytest.approx(1.5)
+    assert rows[1].note == "seconds grow as n^1.50, the peer's ^2.00"
