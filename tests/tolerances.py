@@ -5,6 +5,8 @@ checks the *relative Frobenius* error of the whole tensor, so that a large entry
 nor a tiny one fail on rounding.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,8 @@ def assert_as_precise(actual: Tensor, theirs: Tensor, exact: Tensor) -> None:
     eps = torch.finfo(actual.dtype).eps
     ours, torchs = (actual.double() - exact).abs().max(), (theirs.double() - exact).abs().max()
     assert ours <= 2 * torchs + 2 * eps * exact.abs().max(), f"error {ours:.2e}, torch's {torchs:.2e}"
+
+
+def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that the tensors are the same bit for bit; a NaN is the same as a NaN."""
+    torch.testing.assert_close(dict(actual), dict(expected), rtol=0, atol=0, equal_nan=True)
