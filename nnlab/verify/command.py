@@ -37,7 +37,7 @@ A learner's FILE defines any of
 with cache = (z_h, a_h, z_out, a_out): sigmoid units, the logistic cost summed over the batch, no l2 in the gradients.
 
 examples:
-  nnlab check                      prove nnlab's own gradients
+  nnlab check                      test nnlab's own gradients
   nnlab check lab4.py              grade a file; a wrong gradient is told what is wrong with it
   nnlab check lab4.py --json       the same for a grader
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit status."""
     parser = argparse.ArgumentParser(
         prog="nnlab check",
-        description="Prove every hand-written gradient, or grade a learner's file and say what is wrong with it.",
+        description="Test every hand-written gradient, or grade a learner's file and say what is wrong with it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
