@@ -163,7 +163,7 @@ SETTINGS = [
     (smoke("--lr_scheduler=StepLR"), "--lr_scheduler: the following arguments are required: step_size"),
     (smoke("--model.hidden=[0]"), r"hidden must be .* at least 1, got 0 \(--model.hidden\)"),
     (smoke("--model.hidden=many"), "--model.hidden: Expected list. Got value: many"),
-    (smoke("--model.activation=swish"), "--model.activation: Expected one of 'relu', 'tanh', "),
+    (smoke("--model.activation=swish"), "--model.activation: Expected one of 'identity', 'sigmoid', "),
     (smoke("--model.l2=-1"), r"l2 must be a number of at least 0, got -1.0 \(--model.l2\)"),
     (smoke("--model.in_features=3"), "--model.in_features is 64 for --data.name=digits, got 3: leave it out"),
     (smoke("--model=Nothing"), "--model must be one of LitMLP, LitPerceptron, .* got Nothing"),
