@@ -33,7 +33,7 @@ def test_a_config_runs(config, data, monkeypatch):
     quick = "--trainer.fast_dev_run=true"
     commands = [("fit", quick)]
     if data == "as written":
-        commands += [("fit", "--trainer.max_epochs=1"), ("validate", quick), ("test", quick)]
+        commands = [("fit", "--trainer.max_epochs=1"), ("validate", quick), ("test", quick)]
     for command, flag in commands:
         ended = nnlab(command, *common, flag)
         assert (ended.status, ended.err) == (0, "")

@@ -11,8 +11,8 @@ import torch
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.training import read_checkpoint
 from nnlab.validation import ArgumentError
-from tests.tolerances import TRAJECTORY, assert_close
-from tests.training.runs import CONFIGS, REPOSITORY, assert_same, fit
+from tests.tolerances import TRAJECTORY, assert_close, assert_same
+from tests.training.runs import CONFIGS, REPOSITORY, fit
 
 NAMES = ["train_mlp", "train_perceptron"]
 

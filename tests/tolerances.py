@@ -1,26 +1,22 @@
-"""Every tolerance of the test suite, and why it is what it is.
+"""Comparisons of floating-point tensors within the tolerances of ``nnlab.verify.tolerances``.
 
-``assert_close`` is the only comparison of floating-point tensors against these tolerances. It goes through
-``torch.testing.assert_close``, which refuses NaN, a wrong shape and a broadcast, and holds the *relative Frobenius*
-error of the whole tensor, so that a large entry cannot hide behind many small ones, nor a tiny one fail on rounding.
+``assert_close`` goes through ``torch.testing.assert_close``, which refuses NaN, a wrong shape and a broadcast, and
+checks the *relative Frobenius* error of the whole tensor, so that a large entry cannot hide behind many small ones,
+nor a tiny one fail on rounding.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-RELATIVE = {
-    torch.float64: 1e-12,  # eps 2.2e-16 times a few thousand roundings
-    torch.float32: 5e-6,  # eps 1.2e-7 times a few tens, with TF32 off
-    torch.bfloat16: 3e-2,  # eps 7.8e-3 times a few
-}
-"""Relative Frobenius error allowed between two ways to compute the same thing, by dtype."""
+from nnlab.verify.tolerances import RELATIVE, TRAJECTORY
 
-TRAJECTORY = {torch.float64: 1e-11, torch.float32: 5e-5}
-"""The same after ten training steps, over which rounding is carried along: ten times one step's."""
+__all__ = ["RELATIVE", "TRAJECTORY", "assert_as_precise", "assert_close"]
 
 
 def assert_close(actual: Tensor, expected: Tensor, relative: float | None = None) -> None:
-    """Hold ``actual`` to ``expected``: shape, dtype, device, no NaN, and the relative Frobenius error."""
+    """Check that ``actual`` is ``expected``: shape, dtype, device, no NaN, and the relative Frobenius error."""
     relative = RELATIVE[expected.dtype] if relative is None else relative
     scale = expected.abs().max().item() if expected.numel() else 0.0
     torch.testing.assert_close(actual, expected, rtol=0, atol=10 * relative * scale)
@@ -30,8 +26,9 @@ def assert_close(actual: Tensor, expected: Tensor, relative: float | None = None
 
 
 def assert_as_precise(actual: Tensor, theirs: Tensor, exact: Tensor) -> None:
-    """Hold error(ours) <= 2 error(torch in the same dtype) + 2 eps max|exact|, both against float64, each error the
-    largest of all entries.
+    """Check error(ours) <= 2 error(torch in the same dtype) + 2 eps max|exact|, both against float64.
+
+    Each error is the largest of all entries.
     """
     assert exact.dtype == torch.float64
     assert actual.dtype == theirs.dtype
@@ -39,3 +36,8 @@ def assert_as_precise(actual: Tensor, theirs: Tensor, exact: Tensor) -> None:
     eps = torch.finfo(actual.dtype).eps
     ours, torchs = (actual.double() - exact).abs().max(), (theirs.double() - exact).abs().max()
     assert ours <= 2 * torchs + 2 * eps * exact.abs().max(), f"error {ours:.2e}, torch's {torchs:.2e}"
+
+
+def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that the tensors are the same bit for bit; a NaN is the same as a NaN."""
+    torch.testing.assert_close(dict(actual), dict(expected), rtol=0, atol=0, equal_nan=True)

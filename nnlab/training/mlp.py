@@ -108,7 +108,7 @@ class LitMLP(BlockLearner):
         x, labels = batch
         with parametrize.cached():  # the penalty is taken of the weights that the network used
             logits = self.logits(x)
-            weights = [layer.weight for layer in self.network if isinstance(layer, Linear)]
+            weights = self._parameters_in_order()[::2]
         of_error, of_penalty = self._factors(len(x), batch_idx)
         error = self.error(logits, labels, self.reduction if len(x) else "sum")
         penalty = torch.zeros_like(error)
@@ -129,27 +129,32 @@ class LitMLP(BlockLearner):
         return descent if isinstance(descent, str) else None
 
     def _descent(self) -> Descent | str:
-        return descent_of(self.trainer.optimizers[0], list(self.network.parameters()))
+        return descent_of(self.trainer.optimizers[0], self._parameters_in_order())
+
+    def _parameters_in_order(self) -> list[Tensor]:
+        """W⁽¹⁾, b⁽¹⁾, …: where pruning was made permanent, ``parameters()`` has a layer's bias before its weight."""
+        layers = [layer for layer in self.network if isinstance(layer, Linear)]
+        return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
     def changed(self) -> list[Tensor]:
         """The parameters, and behind them what the optimizer keeps of the momentum."""
-        return [*self.network.parameters(), *self._velocity()]
+        return [*self._parameters_in_order(), *self._velocity()]
 
     def _velocity(self) -> list[Tensor]:
         """The optimizer's own buffers, which start at zero; none without momentum."""
         optimizer = self.trainer.optimizers[0]
         if not optimizer.param_groups[0]["momentum"]:
             return []
-        for parameter in self.network.parameters():
+        for parameter in self._parameters_in_order():
             state = optimizer.state[parameter]
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
-        return [optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
+        return [optimizer.state[parameter]["momentum_buffer"] for parameter in self._parameters_in_order()]
 
     def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> MLPEngine:
         """The engine for this network and loss."""
         return MLPEngine(
-            list(self.network.parameters()),
+            self._parameters_in_order(),
             self.network.activations,
             self.loss,
             x,

@@ -133,6 +133,8 @@ def _of_mlp(
     network: Any, loss: str | LossFunction, parameters: dict[str, nn.Parameter], inputs: list[Tensor]
 ) -> Functions:
     """The network's own forward and backward as functions of its parameters."""
+    # a frozen parameter is none of them, and where pruning was made permanent, a layer's bias is before its weight
+    order = [f"{2 * k}.{name}" for k in range(len(network.activations)) for name in ("weight", "bias")]
 
     @torch.no_grad()
     def by_hand(x: Tensor, *values: Tensor) -> Tensor:
@@ -140,7 +142,9 @@ def _of_mlp(
         return _loss_value(loss, network(x), values[-1])
 
     def written_out(x: Tensor, *values: Tensor) -> Tensor:
-        return _loss_value(loss, mlp_forward(x, values[:-1], network.activations)[-1].z, values[-1])
+        given = dict(network.named_parameters()) | dict(zip(parameters, values[:-1], strict=True))
+        passes = mlp_forward(x, [given[name] for name in order], network.activations)
+        return _loss_value(loss, passes[-1].z, values[-1])
 
     def backward(grad_output: Tensor, x: Tensor, *values: Tensor) -> tuple[Any, ...]:
         _set(parameters, values[:-1])
@@ -151,7 +155,10 @@ def _of_mlp(
             with torch.enable_grad():
                 y = passes[-1].z.detach().requires_grad_()
                 (grad_y,) = torch.autograd.grad(loss(y, values[-1]), y, grad_output)
-        return None, *network.backward(grad_y, passes).parameters, None
+        found = network.backward(grad_y, passes).parameters
+        if len(found) == len(order):  # else the report tells of the wrong number
+            found = [found[order.index(name)] for name in parameters]
+        return None, *found, None
 
     try:  # autograd can follow the forward if it is the package's own
         own = torch.allclose(by_hand(*inputs), written_out(*inputs), rtol=1e-12, atol=0)

@@ -63,7 +63,7 @@ def _move(kind: str, x: Tensor, generator: torch.Generator, *, alone: bool, firs
         spread = x.std().item() if x.numel() > 1 else 0.0
         spread = spread if 0 < spread < float("inf") else 1.0
         return x.mean() + spread * normal_like(x, generator)
-    x = x.clone()
+    x = x.clone(memory_format=torch.contiguous_format)
     flat = x.view(-1)
     if kind in ZEROS:
         if x.ndim < 2 and not alone:

@@ -11,7 +11,7 @@ from nnlab import ops
 from nnlab.ops import gradient_descent
 from nnlab.verify.by_hand import EXAMPLES
 from nnlab.verify.gradients import check_gradients
-from nnlab.verify.operations import NETWORKS, Operation, network, network_target, operations
+from nnlab.verify.optable import Case, Operation, named, network, networks, operations, rule_in_python, target_of
 from nnlab.verify.subjects import torch_loss
 from nnlab.verify.tolerances import RELATIVE, TRAJECTORY
 
@@ -51,7 +51,7 @@ DTYPES = (torch.float64, torch.float32)
 
 def count() -> int:
     """How many results a device gives."""
-    return len(EXAMPLES) + len(DTYPES) * (sum(1 for _ in operations()) + len(NETWORKS) + 1)
+    return len(EXAMPLES) + len(DTYPES) * (sum(1 for _ in operations()) + sum(1 for _ in networks()) + 1)
 
 
 def results(device: torch.device, seed: int = 0) -> Iterator[Result]:
@@ -64,7 +64,7 @@ def results(device: torch.device, seed: int = 0) -> Iterator[Result]:
             yield check_operation(operation, dtype, device, seed)
     for dtype in DTYPES:
         yield check_rule(dtype, device, seed)
-        for depth, hidden, loss in NETWORKS:
+        for depth, hidden, loss in networks():
             yield check_trajectory(depth, hidden, loss, dtype, device)
 
 
@@ -73,8 +73,8 @@ def check_operation(operation: Operation, dtype: torch.dtype, device: torch.devi
     reports, errors = [], [0.0]
     ratio: float | None = None
     for case in operation.cases:
-        inputs = tuple(_on(v, dtype, device) for v in case)
-        reports.append(check_gradients(operation.reference, operation.backward, inputs, dtype=dtype, seed=seed))
+        inputs = case.on(dtype, device)
+        reports.append(check_gradients(operation.reference, operation.gradients, inputs, dtype=dtype, seed=seed))
         errors.append(_relative(operation.forward(*inputs), operation.reference(*inputs)))
         if dtype != torch.float64 and not operation.network:  # exact is float64; a chain of errors may cancel for one
             ratio = max(ratio or 0.0, _precision(operation, inputs))
@@ -94,12 +94,6 @@ def check_operation(operation: Operation, dtype: torch.dtype, device: torch.devi
     )
 
 
-def _on(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-
-
 def _relative(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape or not bool(torch.isfinite(ours).all()):
         return math.inf
@@ -109,10 +103,10 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 
 def _precision(operation: Operation, inputs: Sequence[Any]) -> float:
     """Error of the gradients over 2 × error(torch in this dtype) + 2 eps max|exact|, the largest."""
-    wide = [_on(v, torch.float64, inputs[0].device) for v in inputs]
+    wide = [v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for v in inputs]
     cotangent = torch.randn(operation.reference(*inputs).shape, generator=torch.Generator().manual_seed(5))
     cotangent = cotangent.to(inputs[0])
-    ours = operation.backward(cotangent, *inputs)
+    ours = operation.gradients(cotangent, *inputs)
     theirs, exact = _torch(operation, inputs, ours, cotangent), _torch(operation, wide, ours, cotangent.double())
     worst = 0.0
     for our, their, truth in zip((g for g in ours if g is not None), theirs, exact, strict=True):
@@ -135,15 +129,9 @@ def check_rule(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Resul
     x = torch.randint(-3, 4, (40, 5), generator=draw).to(device, dtype)
     d = torch.randint(0, 2, (40, 3), generator=draw).to(device, dtype)
     weight, bias = torch.zeros(3, 5, dtype=dtype, device=device), torch.zeros(3, dtype=dtype, device=device)
-    w, theta = [[0.0] * 5 for _ in range(3)], [0.0] * 3
-    for x_n, d_n in zip(x.tolist(), d.tolist(), strict=True):
-        for j in range(3):
-            y = 1.0 if sum(a * b for a, b in zip(w[j], x_n, strict=True)) - theta[j] >= 0 else 0.0
-            w[j] = [a - 0.5 * (y - d_n[j]) * b for a, b in zip(w[j], x_n, strict=True)]
-            theta[j] -= 0.5 * (y - d_n[j]) * (-1)
-    _, new_weight, new_bias = ops.perceptron_rule(x, d, weight, bias, 0.5)
-    error = float((new_weight - weight.new_tensor(w)).abs().max())
-    error = max(error, float((new_bias + bias.new_tensor(theta)).abs().max()))
+    arguments = (x, d, weight, bias, 0.5, ops.step)
+    pairs = zip(ops.perceptron_rule(*arguments), rule_in_python(*arguments), strict=True)
+    error = max(float((ours - expected).abs().max()) for ours, expected in pairs)
     words = "" if error == 0 else "the learning rule differs from the sequential rule in plain Python"
     name = "perceptron rule, 40 samples"
     return Result(name, str(dtype)[6:], str(device), error, None, None, None, None, 0.0, error == 0, words)
@@ -151,14 +139,13 @@ def check_rule(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Resul
 
 def check_trajectory(depth: int, hidden: str, loss: str, dtype: torch.dtype, device: torch.device) -> Result:
     """Ten steps by hand beside ten of the twin with autograd and torch's SGD: losses and weights."""
-    mlp, _ = network(depth, hidden, loss)
-    mlp = mlp.to(device, dtype)
+    mlp = network(depth, hidden).to(device, dtype)
     twin, pair = mlp.to_sequential(), ops.LOSSES[loss]
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     draw, worst = torch.Generator().manual_seed(depth), 0.0
     for _ in range(10):
         x = torch.randn(6, 5, generator=draw, dtype=torch.float64).to(device, dtype)
-        target = _on(network_target(loss, 6, draw), dtype, device)
+        (target,) = Case("", (target_of(loss, draw, 6, 3),)).on(dtype, device)
         with torch.no_grad():
             passes = mlp.propagate(x)
             ours = pair.forward(passes[-1].z, target, "mean")
@@ -175,5 +162,5 @@ def check_trajectory(depth: int, hidden: str, loss: str, dtype: torch.dtype, dev
         worst = max(worst, _relative(ours.detach(), theirs.detach()))
     ok = worst <= TRAJECTORY[dtype]
     words = "" if ok else "ten training steps part from the nn.Module twin"
-    name = f"ten steps of {depth} layer{'s' * (depth > 1)}, {hidden}, {loss}"
+    name = f"ten steps of {named(depth, hidden, loss)}"
     return Result(name, str(dtype)[6:], str(device), None, None, None, None, worst, TRAJECTORY[dtype], ok, words)

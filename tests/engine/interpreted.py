@@ -1,6 +1,6 @@
-"""A process of its own, with TRITON_INTERPRET=1, that holds the Triton kernel to the rule on the CPU.
+"""A process of its own, with TRITON_INTERPRET=1, that compares the Triton kernel with the rule on the CPU.
 
-It prints the number of runs that were held and of the samples that were left to the sequential rule.
+It prints how many runs were compared, and how many samples were left to the sequential rule.
 """
 
 import torch
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from nnlab.engine import perceptron, perceptron_triton
 from nnlab.engine.perceptron_triton import Lookahead
-from nnlab.ops.perceptron_sample import sample_error
 from tests.engine.test_perceptron import assert_learns_as_the_rule, draw_problem, ties
 
 redone: list[Tensor] = []
+error_of = perceptron_triton.sample_error
 
 
 def counting(x: Tensor, *rest: object) -> Tensor:
     redone.append(x)
-    return sample_error(x, *rest)
+    return error_of(x, *rest)
 
 
 def main() -> None:

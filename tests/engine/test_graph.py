@@ -10,9 +10,9 @@ import torch
 from nnlab.engine import Descent
 from nnlab.engine.graph import Recorder
 from nnlab.engine.step import Line
-from tests.engine.loops import by_the_loop, problem
-from tests.engine.test_mlp import assert_all_close, engine_of, order_of
-from tests.tolerances import TRAJECTORY
+from tests.engine.test_mlp import engine_of, order_of
+from tests.loops import assert_all_close, by_the_loop, problem
+from tests.tolerances import TRAJECTORY, assert_close
 
 
 class Graph:
@@ -90,17 +90,14 @@ def test_what_cannot_be_recorded_is_launched_and_says_why_once(graphs, caplog, m
 @pytest.mark.cuda
 @pytest.mark.parametrize("descent", [Descent(0.05), Descent(0.05, momentum=0.9, weight_decay=0.1)], ids=str)
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-def test_replayed_epochs_are_the_plain_loop(descent, l2):
-    device = torch.device("cuda")
-    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, device)
+def test_replayed_epochs_are_the_plain_loop(monkeypatch, descent, l2):
+    device, replays, replay = torch.device("cuda"), [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(graph) or replay(graph))
+    given = problem([7, 5, 3], ["gelu", "identity"], "softmax_cross_entropy", torch.float64, device)
     engine, parameters = engine_of(given, 6, l2=l2)
     orders = [order_of(given, seed) for seed in range(4)]
     outputs = [engine.run_(order, descent).outputs for order in orders]
-    expected = by_the_loop(given, torch.cat(orders[:1]), 6, descent, l2=l2)
-    assert_all_close(outputs[:1], [expected.outputs], TRAJECTORY[torch.float64])
-    assert any(engine._recorder._graphs.values())
-    eager, theirs = engine_of(given, 6, l2=l2)
-    eager._recorder.refuse("to compare")
-    for order, found in zip(orders, outputs, strict=True):
-        torch.testing.assert_close(eager.run_(order, descent).outputs, found, rtol=1e-12, atol=1e-12)
-    assert_all_close(parameters, theirs, TRAJECTORY[torch.float64])
+    assert len(replays) == 3
+    expected = by_the_loop(given, [batch for order in orders for batch in order.split(6)], descent, l2=l2)
+    assert_close(torch.cat(outputs), expected.outputs, 4 * TRAJECTORY[torch.float64])
+    assert_all_close(parameters, expected.parameters, 4 * TRAJECTORY[torch.float64])

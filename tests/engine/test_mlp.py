@@ -1,6 +1,5 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
-import itertools
 import sys
 from collections.abc import Sequence
 
@@ -9,29 +8,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Descent, MLPEngine, sparse, sparsity
-from nnlab.engine.inplace import ACTIVATE_, DIFFERENTIATE_, PULL_BACK_
+from nnlab.engine import Descent, MLPEngine, inplace, sparse, sparsity
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
-from tests.engine.loops import Problem, by_the_loop, problem
+from tests.loops import Problem, assert_all_close, by_the_loop, problem
+from tests.pairwise import pairwise
 from tests.tolerances import RELATIVE, TRAJECTORY, assert_close
 
 DTYPES = [torch.float32, torch.float64]
-NETWORKS = [
-    ([7, 3], ["identity"]),
-    ([7, 5, 3], ["sigmoid", "identity"]),
-    ([7, 5, 3], ["relu", "identity"]),
-    ([7, 1, 4, 2], ["tanh", "relu", "identity"]),
-    ([40, 6, 5, 3], ["identity", "tanh", "identity"]),
-    ([1, 3, 2], ["relu", "tanh"]),
-]
-DESCENTS = [
-    Descent(0.05),
-    Descent(0.05, momentum=0.9),
-    Descent(0.05, weight_decay=0.1),
-    Descent(0.05, momentum=0.5, weight_decay=0.1),
-]
+DESCENTS = {
+    "plain": Descent(0.05),
+    "momentum": Descent(0.05, momentum=0.9),
+    "decay": Descent(0.05, weight_decay=0.1),
+    "momentum,decay": Descent(0.05, momentum=0.5, weight_decay=0.1),
+}
+PLAIN, FULL = DESCENTS["plain"], DESCENTS["momentum,decay"]
+DENSITY = {"dense": 1.0, "sparse": 0.1}
+L2 = {"unpenalised": 0.0, "l2": 0.3}
+WEIGHTED = {"unweighted": False, "weighted": True}
+NETWORKS = {
+    "one layer": lambda name: ([7, 3], [name]),
+    "two layers": lambda name: ([7, 5, 3], [name, "identity"]),
+    "a layer of one unit": lambda name: ([1, 1, 4, 2], [name, "relu", name]),
+    "three layers": lambda name: ([40, 6, 5, 3], ["identity", name, "identity"]),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,15 @@ def few_zeros_are_worth_it(monkeypatch):
     """Leave zeros out however small a problem is."""
     monkeypatch.setattr(sparsity, "WORTH", 0)
     monkeypatch.setattr(sparsity, "UNITS", 1)
+
+
+@pytest.fixture
+def sparse_products(monkeypatch) -> list[int]:
+    """An entry for each mini-batch that was multiplied without its zeros."""
+    noted: list[int] = []
+    product = sparse.net_inputs
+    monkeypatch.setattr(sparse, "net_inputs", lambda *given: noted.append(len(given[5])) or product(*given))
+    return noted
 
 
 def engine_of(given: Problem, batch_size: int, **options: object) -> tuple[MLPEngine, list[Tensor]]:
@@ -56,28 +66,31 @@ def engine_of(given: Problem, batch_size: int, **options: object) -> tuple[MLPEn
     return found, parameters
 
 
+def classes(dtype: torch.dtype, device: torch.device = "cpu", hidden: int = 8, **options: object) -> Problem:
+    """The problem of the tests to which it does not matter: 40 inputs, one hidden layer, three classes."""
+    return problem([40, hidden, 3], ["relu", "identity"], "softmax_cross_entropy", dtype, device, **options)
+
+
 def order_of(given: Problem, seed: int = 1) -> Tensor:
     return torch.randperm(len(given.x), generator=torch.Generator().manual_seed(seed)).to(given.x.device)
 
 
-def assert_all_close(actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float) -> None:
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert_close(ours, theirs, relative)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("descent", DESCENTS, ids=lambda d: f"momentum={d.momentum},decay={d.weight_decay}")
-@pytest.mark.parametrize(
-    ("reduction", "l2", "weighted"), [("mean", 0.0, False), ("sum", 0.3, False), ("mean", 0.3, True), ("sum", 0, True)]
+@pairwise(
+    name=[*ACTIVATIONS],
+    loss=[*LOSSES],
+    network=NETWORKS,
+    descent=DESCENTS,
+    dtype=DTYPES,
+    reduction=["mean", "sum"],
+    l2=L2,
+    weighted=WEIGHTED,
+    density=DENSITY,
 )
-@pytest.mark.parametrize(("sizes", "activations"), NETWORKS, ids=str)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-def test_an_epoch_is_the_plain_loop(device, loss, sizes, activations, reduction, l2, weighted, descent, dtype, lit):
-    given = problem(sizes, activations, loss, dtype, device, weighted=weighted, lit=lit)
+def test_an_epoch_is_the_plain_loop(device, name, loss, network, descent, dtype, reduction, l2, weighted, density):
+    given = problem(*network(name), loss, dtype, device, weighted=weighted, density=density)
     engine, parameters = engine_of(given, 6, reduction=reduction, l2=l2)  # 53 samples: a tail of 5
     order = order_of(given)
-    expected = by_the_loop(given, order, 6, descent, reduction=reduction, l2=l2)
+    expected = by_the_loop(given, order.split(6), descent, reduction=reduction, l2=l2)
     run = engine.run_(order, descent)
     assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
     assert_close(run.outputs, expected.outputs, TRAJECTORY[dtype])
@@ -86,10 +99,21 @@ def test_an_epoch_is_the_plain_loop(device, loss, sizes, activations, reduction,
     assert any(moved)  # it did train
 
 
+def test_an_activation_or_a_loss_without_a_form_in_place_is_copied(device, monkeypatch):
+    for name in ("tanh", "gelu"):  # one that saves z, and one that saves u
+        monkeypatch.setitem(ACTIVATIONS, name, ACTIVATIONS[name]._replace(forward_=None, backward_=None))
+    for loss, row in list(LOSSES.items()):
+        monkeypatch.setitem(LOSSES, loss, row._replace(backward_=None))
+        given = problem([7, 5, 4, 3], ["tanh", "gelu", "identity"], loss, torch.float64, device)
+        engine, parameters = engine_of(given, 6)
+        engine.run_(order_of(given), FULL)
+        expected = by_the_loop(given, order_of(given).split(6), FULL)
+        assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
 @pytest.mark.parametrize(
-    ("lit", "units", "dtype", "used"),
+    ("density", "units", "dtype", "used"),
     [
-        (0.1, 40, torch.float32, True),
         (0.1, 40, torch.float64, True),
         (0.1, 40, torch.float16, False),
         (0.1, 31, torch.float32, False),
@@ -98,27 +122,30 @@ def test_an_epoch_is_the_plain_loop(device, loss, sizes, activations, reduction,
     ],
     ids=str,
 )
-def test_zeros_are_left_out_where_that_pays(monkeypatch, lit, units, dtype, used):
+def test_zeros_are_left_out_where_that_pays(monkeypatch, sparse_products, density, units, dtype, used):
     monkeypatch.setattr(sparsity, "UNITS", 32)
-    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu", lit=lit)
+    given = classes(torch.float32, hidden=units, density=density)
     given = given._replace(x=given.x.to(dtype), network=given.network.to(dtype))
     engine, _ = engine_of(given, 6)
-    engine.run_(order_of(given), DESCENTS[0])
-    assert (engine._first is not None) == used
+    engine.run_(order_of(given), PLAIN)
+    assert bool(sparse_products) == used
+    sparse_products.clear()
     monkeypatch.setattr(sparsity, "WORTH", given.x.numel() + 1)
     engine, _ = engine_of(given, 6)
-    engine.run_(order_of(given), DESCENTS[0])
-    assert engine._first is None
+    engine.run_(order_of(given), PLAIN)
+    assert not sparse_products
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("descent", [DESCENTS[0], DESCENTS[3]], ids=str)
-@pytest.mark.parametrize("units", [1, 32, 33, 64, 65, 150])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_units_are_divided_among_threads(units, threads, descent, dtype):
-    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", dtype, "cpu", lit=0.1)
+@pairwise(
+    units=[1, 33, 64, 150],
+    threads={"1 thread": 1, "2 threads": 2},
+    descent={"plain": PLAIN, "momentum,decay": FULL},
+    dtype=DTYPES,
+)
+def test_units_are_divided_among_threads(sparse_products, units, threads, descent, dtype):
+    given = classes(dtype, hidden=units, density=0.1)
     order, before = order_of(given), torch.get_num_threads()
-    expected = by_the_loop(given, order, 6, descent, l2=0.1)
+    expected = by_the_loop(given, order.split(6), descent, l2=0.1)
     engine, parameters = engine_of(given, 6, l2=0.1)
     other = numba.get_num_threads()
     torch.set_num_threads(threads)
@@ -127,31 +154,25 @@ def test_units_are_divided_among_threads(units, threads, descent, dtype):
         assert numba.get_num_threads() == other
     finally:
         torch.set_num_threads(before)
-    assert engine._first is not None
+    assert sparse_products
     assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("units", [1, 33, 150])
-def test_products_are_the_same_bits_however_many_threads_there_are(units, dtype):
-    given = problem([40, units, 3], ["relu", "identity"], "softmax_cross_entropy", dtype, "cpu", lit=0.1)
-    engine, _ = engine_of(given, 6)
-    engine.run_(order_of(given), DESCENTS[0])
-    first, before = engine._first, numba.get_num_threads()
-    (batch,) = first.parts(len(given.x))
-    delta = torch.randn(len(given.x), units, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    found = []
+def test_products_are_the_same_bits_however_many_threads_there_are(sparse_products, units):
+    given = problem([40, units], ["tanh"], "sum_of_squares", torch.float32, "cpu", density=0.1)
+    found, before = [], torch.get_num_threads()
     try:
         for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
-            numba.set_num_threads(threads)
-            weight, u = first.weight.clone(), torch.empty_like(delta)
-            batch.add_gradient(weight, delta, -0.1)()
-            batch.net_inputs(weight, torch.arange(units, dtype=dtype), u)()
-            found += [weight, u]
+            torch.set_num_threads(threads)
+            engine, parameters = engine_of(given, 6)
+            outputs = engine.run_(order_of(given), PLAIN).outputs
+            found.append([*parameters, outputs, engine.outputs()])
     finally:
-        numba.set_num_threads(before)
-    for weight, u in zip(found[::2], found[1::2], strict=True):
-        torch.testing.assert_close([weight, u], found[:2], rtol=0, atol=0)
+        torch.set_num_threads(before)
+    assert sparse_products
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("why", ["no numba", "no threads", "a compiler that fails"])
@@ -162,45 +183,21 @@ def test_zeros_are_multiplied_where_they_cannot_be_left_out(monkeypatch, caplog,
         monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
     else:
         monkeypatch.setattr(sparse, "net_inputs", lambda *given: 1 / 0)
-    given = problem([40, 6, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", n=54, lit=0.1)
+    given = classes(torch.float64, density=0.1)
     order = order_of(given)
     engine, parameters = engine_of(given, 6)
     with caplog.at_level("INFO", "nnlab"):
-        engine.run_(order, DESCENTS[0])
-        engine.run_(order, DESCENTS[0])
+        engine.run_(order, PLAIN)
+        engine.run_(order, PLAIN)
     (record,) = [r for r in caplog.records if "zeros" in r.message]
     assert "takes longer" in record.message
-    assert engine._first is None
-    expected = by_the_loop(given, torch.cat([order, order]), 6, DESCENTS[0])
+    expected = by_the_loop(given, [*order.split(6), *order.split(6)], PLAIN)
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
-def test_an_interrupt_keeps_what_was_learnt(monkeypatch):
-    given = problem([40, 6, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", n=60, lit=0.1)
-    order = order_of(given)
-    engine, parameters = engine_of(given, 6)
-    engine.run_(order[:0], DESCENTS[0])
-    gather, chunks = engine._first.samples.gather_, []
-
-    def interrupted(part):
-        chunks.append(part)
-        if len(chunks) == 3:
-            raise KeyboardInterrupt
-        return gather(part)
-
-    engine._first.samples.chunk = 12
-    monkeypatch.setattr(engine._first.samples, "gather_", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        engine.run_(order, DESCENTS[0])
-    expected = by_the_loop(given, order[:24], 6, DESCENTS[0])
-    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
-
-
-@pytest.mark.parametrize("descent", DESCENTS, ids=str)
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-@pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_however_an_epoch_is_cut_into_runs_the_weights_are_the_same_bits(device, descent, lit, l2):
-    given = problem([40, 8, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, device, n=97, lit=lit)
+@pairwise(descent={"plain": PLAIN, "momentum,decay": FULL}, density=DENSITY, l2=L2)
+def test_however_an_epoch_is_cut_into_runs_the_weights_are_the_same_bits(device, descent, density, l2):
+    given = classes(torch.float32, device, n=97, density=density)
     order = torch.cat([order_of(given, seed) for seed in range(2)])
     whole, expected = engine_of(given, 8, l2=l2)
     first, second = torch.split(order, 97)
@@ -213,12 +210,9 @@ def test_however_an_epoch_is_cut_into_runs_the_weights_are_the_same_bits(device,
     assert [len(run.penalties) for run in runs] == [1, 5, 1, 6, 10, 3]
 
 
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-def test_another_engine_goes_on_with_the_momentum_of_one(device, lit):
-    given, descent = (
-        problem([40, 8, 3], ["tanh", "identity"], "binary_cross_entropy", torch.float64, device, lit=lit),
-        (Descent(0.1, momentum=0.9, weight_decay=0.01)),
-    )
+@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
+def test_another_engine_goes_on_with_the_momentum_of_one(device, density):
+    given, descent = classes(torch.float64, device, density=density), Descent(0.1, momentum=0.9, weight_decay=0.01)
     order = order_of(given)
     one, expected = engine_of(given, 6)
     one.run_(order, descent)
@@ -234,79 +228,73 @@ def test_another_engine_goes_on_with_the_momentum_of_one(device, lit):
     torch.testing.assert_close(kept, one.velocity, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-def test_a_new_velocity_or_descent_is_used_from_then_on(device, lit):
-    given = problem([40, 8, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, device, lit=lit)
-    order, engine_and_parameters = order_of(given), engine_of(given, 6)
-    engine, parameters = engine_and_parameters
-    engine.run_(order, Descent(0.1, momentum=0.9))
-    engine.velocity = [torch.zeros_like(p) for p in parameters]
-    middle = given._replace(network=_network_with(given, parameters))
-    expected = by_the_loop(middle, order, 6, Descent(0.02, momentum=0.5))
-    engine.run_(order, Descent(0.02, momentum=0.5))
+@pairwise(change=["velocity", "descent"], density=DENSITY)
+def test_a_new_velocity_or_descent_is_used_from_then_on(device, change, density):
+    given, descent = classes(torch.float64, device, density=density), Descent(0.1, momentum=0.9)
+    order, (engine, parameters) = order_of(given), engine_of(given, 6)
+    engine.run_(order, descent)
+    if change == "velocity":
+        engine.velocity = [torch.zeros_like(p) for p in parameters]
+    else:
+        descent = Descent(0.02, momentum=0.5)
+    given.network.load_state_dict(dict(zip(given.network.state_dict(), parameters, strict=True)))
+    fresh, expected = engine_of(given, 6)
+    fresh.velocity = [v.clone() for v in engine.velocity]
+    for each in (engine, fresh):
+        each.run_(order, descent)
+    torch.testing.assert_close(parameters, expected, rtol=0, atol=0)
+
+
+def bent(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """An optimizer that the engine has no form of."""
+    for p, g in zip(parameters, gradients, strict=True):
+        p.sub_(0.05 * g.tanh() + 0.01 * g)
+
+
+@pairwise(reduction=["mean", "sum"], l2=L2, weighted=WEIGHTED, density=DENSITY)
+def test_any_optimizer_is_given_the_gradients(device, reduction, l2, weighted, density):
+    given = classes(torch.float64, device, weighted=weighted, density=density)
+    order = order_of(given)
+    expected = by_the_loop(given, order.split(6), bent, reduction=reduction, l2=l2)
+    engine, parameters = engine_of(given, 6, reduction=reduction, l2=l2)
+    engine.run_(order, lambda gradients: bent(parameters, gradients))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
-def _network_with(given: Problem, parameters: Sequence[Tensor]) -> torch.nn.Module:
-    given.network.load_state_dict(dict(zip(given.network.state_dict(), parameters, strict=True)))
-    return given.network
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("l2", [0.0, 0.3])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_any_optimizer_is_given_the_gradients(device, reduction, l2, dtype):
-    given = problem([7, 5, 3], ["tanh", "identity"], "softmax_cross_entropy", dtype, device, weighted=True)
-    order = order_of(given)
-
-    def bent(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        for p, g in zip(parameters, gradients, strict=True):
-            p.sub_(0.05 * g.tanh() + 0.01 * g)
-
-    expected = by_the_loop(given, order, 6, bent, reduction=reduction, l2=l2)
-    engine, parameters = engine_of(given, 6, reduction=reduction, l2=l2)
-    engine.run_(order, lambda gradients: bent(parameters, gradients))
-    assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
-
-
-@pytest.mark.parametrize("descent", DESCENTS, ids=str)
-@pytest.mark.parametrize("by_gradients", [False, True])
-def test_dropout_masks_what_they_mask_in_the_pure_operations(device, descent, by_gradients):
-    given = problem([7, 5, 4, 3], ["relu", "tanh", "identity"], "softmax_cross_entropy", torch.float64, device)
+@pytest.mark.parametrize("update", [PLAIN, FULL, bent], ids=["plain", "momentum,decay", "any optimizer"])
+def test_dropout_masks_what_they_mask_in_the_pure_operations(device, update):
+    given = problem([7, 5, 4, 3], ["relu", "gelu", "identity"], "softmax_cross_entropy", torch.float64, device)
     order = order_of(given)
 
     def masks_of(seed: int):
         g = torch.Generator().manual_seed(seed)
         return lambda n: [(torch.rand(n, units, generator=g) < 0.6).to(given.x) / 0.6 for units in (5, 4)]
 
-    update = (lambda p, g: [a.sub_(0.1 * b) for a, b in zip(p, g, strict=True)]) if by_gradients else descent
-    expected = by_the_loop(given, order, 6, update, masks=masks_of(3))
+    expected = by_the_loop(given, order.split(6), update, masks=masks_of(3))
     engine, parameters = engine_of(given, 6)
-    run = engine.run_(order, (lambda g: update(parameters, g)) if by_gradients else descent, masks_of(3))
+    run = engine.run_(order, (lambda g: bent(parameters, g)) if update is bent else update, masks_of(3))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
     assert_close(run.outputs, expected.outputs, TRAJECTORY[torch.float64])
-    plain = by_the_loop(given, order, 6, update)
+    plain = by_the_loop(given, order.split(6), update)
     assert (run.outputs - plain.outputs).norm() > 0.1 * plain.outputs.norm()
 
 
-def test_all_steps_share_what_dropout_is_computed_in():
+def test_all_steps_share_what_dropout_is_computed_in(monkeypatch):
     given = problem([7, 5, 4, 3], ["relu", "tanh", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
     engine, _ = engine_of(given, 6)
-    engine.run_(order_of(given), Descent(0.1), lambda n: [given.x.new_ones(n, units) for units in (5, 4)])
-    operations = [operation for line in engine._lines.values() for operation in line]
-    written = [each.keywords["out"].data_ptr() for each in operations if getattr(each, "func", None) is torch.mul]
-    assert len(written) == 2 * len(engine._lines) > 2
+    written, mul = [], torch.mul
+    monkeypatch.setattr(torch, "mul", lambda z, mask, *, out: written.append(out.data_ptr()) or mul(z, mask, out=out))
+    engine.run_(order_of(given), PLAIN, lambda n: [given.x.new_ones(n, units) for units in (5, 4)])
+    assert len(written) == 2 * 9
     assert len(set(written)) == 2
 
 
-@pytest.mark.parametrize("descent", DESCENTS, ids=str)
-@pytest.mark.parametrize("l2", [0.0, 0.1])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_bfloat16_arithmetic_moves_float32_parameters(device, loss, descent, l2):
-    given = problem([30, 20, 3], ["relu", "identity"], loss, torch.float32, device)
+@pairwise(name=["relu", "gelu", "tanh"], loss=[*LOSSES], descent={"plain": PLAIN, "momentum,decay": FULL}, l2=L2)
+def test_bfloat16_arithmetic_moves_float32_parameters(device, name, loss, descent, l2):
+    given = problem([30, 20, 3], [name, "identity"], loss, torch.float32, device)
     order, descent = order_of(given), descent._replace(lr=0.002)
     engine, parameters = engine_of(given, 6, dtype=torch.bfloat16, l2=l2)
-    expected = by_the_loop(given, order, 6, descent, l2=l2)
+    expected = by_the_loop(given, order.split(6), descent, l2=l2)
     engine.run_(order, descent)
     assert all(p.dtype == torch.float32 for p in parameters)
     for p, theirs in zip(parameters[::2], expected.parameters[::2], strict=True):
@@ -321,9 +309,9 @@ def test_bfloat16_arithmetic_moves_float32_parameters(device, loss, descent, l2)
     assert min(unseen[::2]) > 0.9  # of the weights; the biases start at 0, near which a bfloat16 is fine
 
 
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-def test_what_was_learnt_before_an_interrupt_is_kept(lit):
-    given = problem([40, 8, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", lit=lit)
+@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
+def test_what_was_learnt_before_an_interrupt_is_kept(density):
+    given = classes(torch.float64, density=density)
     engine, parameters = engine_of(given, 6)
     steps = iter(range(5))
 
@@ -334,116 +322,138 @@ def test_what_was_learnt_before_an_interrupt_is_kept(lit):
 
     with pytest.raises(KeyboardInterrupt):
         engine.run_(order_of(given), Descent(0.1), masks)
-    expected = by_the_loop(given, order_of(given)[:30], 6, Descent(0.1))
+    expected = by_the_loop(given, order_of(given)[:30].split(6), Descent(0.1))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
+def test_bfloat16_computes_each_step_with_what_the_last_one_left(device):
+    given = classes(torch.float32, device, hidden=20)
+    engine, _ = engine_of(given, 6, dtype=torch.bfloat16)
+    outputs = engine.run_(order_of(given), Descent(0.1)).outputs.float()
+    expected = by_the_loop(given, order_of(given).split(6), Descent(0.1)).outputs
+    before = given.network(given.x[order_of(given)]).detach()
+    assert (outputs - expected).norm() < 0.1 * (before - expected).norm()
+
+
 def test_bfloat16_computes_with_parameters_changed_by_another_hand():
-    given = problem([30, 20, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu")
+    given = classes(torch.float32, hidden=20)
     engine, parameters = engine_of(given, 60, dtype=torch.bfloat16)
     for p in parameters:
         p.mul_(-3)
-    expected = mlp_forward(given.x, parameters, given.network.activations)[-1]
+    expected = mlp_forward(given.x, parameters, given.network.activations)[-1].z
     assert_close(engine.outputs().float(), expected, RELATIVE[torch.bfloat16])
     assert_close(engine.run_(torch.arange(53), Descent(0.1)).outputs.float(), expected, RELATIVE[torch.bfloat16])
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("l2", L2.values(), ids=L2)
 def test_inputs_that_are_all_zero_teach_the_biases(l2):
-    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
+    given = classes(torch.float64)
     given = given._replace(x=torch.zeros_like(given.x))
     engine, parameters = engine_of(given, 6, l2=l2)
-    expected = by_the_loop(given, order_of(given), 6, Descent(0.1), l2=l2)
+    expected = by_the_loop(given, order_of(given).split(6), Descent(0.1), l2=l2)
     engine.run_(order_of(given), Descent(0.1))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-def test_a_sample_may_come_more_than_once(lit):
-    given = problem([40, 8, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu", lit=lit)
+@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
+def test_a_sample_may_come_more_than_once(density):
+    given = classes(torch.float64, density=density)
     order = torch.randint(0, 53, (53,))
     engine, parameters = engine_of(given, 6)
-    expected = by_the_loop(given, order, 6, Descent(0.1))
+    expected = by_the_loop(given, order.split(6), Descent(0.1))
     assert_close(engine.run_(order, Descent(0.1)).outputs, expected.outputs, TRAJECTORY[torch.float64])
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
-def test_parameters_that_are_not_contiguous_are_refused():
-    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu")
-    parameters = [p.detach() for p in given.network.parameters()]
-    parameters[2] = parameters[2].T.contiguous().T
-    with pytest.raises(ArgumentError, match="contiguous in memory, those of layer 2 are not"):
-        MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target)
-
-
 def test_no_samples_are_no_steps():
-    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float32, "cpu", n=0)
+    given = classes(torch.float32, n=0)
     engine, _ = engine_of(given, 6)
     assert engine.run_(torch.arange(0), Descent(0.1)).outputs.shape == (0, 3)
     assert engine.outputs().shape == (0, 3)
 
 
 def test_an_empty_order_changes_nothing():
-    given = problem([7, 5, 3], ["relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
+    given = classes(torch.float64)
     engine, parameters = engine_of(given, 6)
     run = engine.run_(torch.arange(0), Descent(0.1))
     assert (run.outputs.shape, run.penalties.shape) == ((0, 3), (0,))
     torch.testing.assert_close(parameters, [p.detach() for p in given.network.parameters()], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("sizes", "activations"), NETWORKS, ids=str)
-@pytest.mark.parametrize("lit", [1.0, 0.1], ids=["dense", "sparse"])
-@pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_the_outputs_for_all_samples_are_forward_propagation(device, monkeypatch, sizes, activations, lit, l2, dtype):
+@pairwise(network=NETWORKS, density=DENSITY, dtype=DTYPES, l2=L2)
+def test_the_outputs_for_all_samples_are_forward_propagation(device, monkeypatch, network, density, l2, dtype):
     for module in ("mlp", "forward"):
         monkeypatch.setattr(f"nnlab.engine.{module}.AT_ONCE", 8)  # so that there are many parts, and a tail
-    given = problem(sizes, activations, "softmax_cross_entropy", dtype, device, lit=lit)
+    given = problem(*network("tanh"), "softmax_cross_entropy", dtype, device, density=density)
     engine, parameters = engine_of(given, 6, l2=l2)
+
+    def expected() -> Tensor:
+        return mlp_forward(given.x, parameters, given.network.activations)[-1].z
+
     for _ in range(2):  # before training, and after it
-        assert_close(engine.outputs(), mlp_forward(given.x, parameters, activations)[-1])
+        assert_close(engine.outputs(), expected())
         engine.run_(order_of(given), Descent(0.05, momentum=0.9))
     parameters[0].mul_(0.5)  # by another hand
-    assert_close(engine.outputs(), mlp_forward(given.x, parameters, activations)[-1])
+    assert_close(engine.outputs(), expected())
 
 
 # The operations in place
 
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_in_place_is_its_operation(device, name, dtype):
-    u = torch.randn(5, 7, dtype=dtype, device=device)
-    u[0] = 0
-    delta = torch.randn(5, 7, dtype=dtype, device=device)
-    z = ACTIVATIONS[name].forward(u)
-    expected = ACTIVATIONS[name].backward(delta, z)
-    for operation in itertools.chain(ACTIVATE_[name](u), PULL_BACK_[name](delta, u)):
-        operation()
-    assert_close(u, z)
-    assert_close(delta, expected)
+FLOATS = [torch.float32, torch.float64, torch.bfloat16]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_in_place_is_its_operation(device, name, scale, dtype):
-    y = scale * torch.randn(5, 7, dtype=dtype, device=device)
-    labels = torch.randint(0, 7, (5,), device=device)
+def by_class(tensor: Tensor) -> Tensor:
+    """The same numbers, those of a class side by side in memory, as the engine has the output layer."""
+    return tensor.T.contiguous().T
+
+
+@pairwise(name=[*ACTIVATIONS], dtype=FLOATS, layout={"by sample": torch.clone, "by class": by_class})
+def test_an_activation_in_place_is_its_operation(device, name, dtype, layout):
+    u, grad_z = (torch.randn(30, 7, dtype=torch.float64).to(device, dtype) for _ in range(2))
+    u[0], u[1], u[2, 0], u[2, 1] = 0, 30 * u[1], -0.0, torch.nan
+    row = ACTIVATIONS[name]
+    z = row.forward(u)
+    saved = u if row.saves == "u" else z
+    expected = row.backward(grad_z, saved)
+    ours, delta, saved = layout(u), layout(grad_z), layout(saved)
+    inplace.activate_(name, ours)()
+    inplace.activation_backward_(name, delta, saved)()
+    for found, right in ((ours, z), (delta, expected)):
+        relative = RELATIVE[dtype]
+        scale = right.nan_to_num().abs().max().item()
+        torch.testing.assert_close(found, right, rtol=relative, atol=relative * scale, equal_nan=True)
+
+
+@pairwise(name=[*LOSSES], dtype=FLOATS, scale=[1.0, 1e4])
+def test_a_loss_in_place_is_its_operation(device, name, dtype, scale):
+    y = by_class(scale * torch.randn(30, 7, dtype=dtype, device=device))
+    y[0] = y[0, 0]  # a tie
+    labels = torch.randint(0, 7, (30,), device=device)
     unit = torch.eye(7, dtype=dtype, device=device)[labels]
     target = labels if LOSSES[name].target == "labels" else unit
     expected = LOSSES[name].backward(y.new_ones(()), y, target)
-    delta = torch.full_like(y, torch.nan).T.contiguous().T
-    for operation in DIFFERENTIATE_[name](y, unit, delta):
-        operation()
+    delta = by_class(torch.full_like(y, torch.nan))
+    inplace.loss_backward_(name, y, unit, delta)()
     assert_close(delta, expected)
-    assert set(DIFFERENTIATE_) == set(LOSSES)
-    assert set(ACTIVATE_) == set(PULL_BACK_) == set(ACTIVATIONS)
+
+
+def test_every_row_of_the_tables_has_its_forms_in_place():
+    """Without them a row works and is copied, which takes longer."""
+    assert [name for name, row in ACTIVATIONS.items() if row.forward_ is None or row.backward_ is None] == []
+    assert [name for name, row in LOSSES.items() if row.backward_ is None] == []
 
 
 # Bad input
 
 GOOD = {"activations": ["relu", "identity"], "loss": "softmax_cross_entropy"}
+
+
+def test_parameters_that_are_not_contiguous_are_refused():
+    given = classes(torch.float32)
+    parameters = [p.detach() for p in given.network.parameters()]
+    parameters[2] = parameters[2].T.contiguous().T
+    with pytest.raises(ArgumentError, match="contiguous in memory, those of layer 2 are not"):
+        MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target)
 
 
 @pytest.mark.parametrize(

@@ -24,20 +24,29 @@ def expected_failures(estimator: object) -> dict[str, str]:
 
 
 # where sklearn's warnings are not about us: it skips a check that needs pandas, for one
-@pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
+skips = pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
+
+
+@skips
+@parametrize_with_checks(
+    [Perceptron(), Adaline(), NeuralNetMLP(**FAST), NeuralNetRegressor(minibatch_size=10, epochs=50, eta=0.01)],
+    expected_failed_checks=expected_failures,
+)
+def test_passes_scikit_learns_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@skips
 @parametrize_with_checks(
     [
-        Perceptron(),
         Perceptron(average=True, shuffle=True, output="step", tol=0),
-        Adaline(),
-        NeuralNetMLP(**FAST),
         NeuralNetMLP((8, 8), activation=("tanh", "relu"), loss="softmax_cross_entropy", optimizer="adam", **FAST),
-        NeuralNetRegressor(minibatch_size=10, epochs=50, eta=0.01),
         NeuralNetRegressor((8, 8), activation="tanh", momentum=0.5, minibatch_size=10, epochs=50, eta=0.01),
     ],
     expected_failed_checks=expected_failures,
 )
-def test_passes_scikit_learns_check(estimator, check):
+def test_passes_scikit_learns_check_with_other_settings(estimator, check):
     check(estimator)
 
 

@@ -1,8 +1,5 @@
 """Labels of any kind, and what is no input at all: in scikit-learn's own words."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
@@ -142,22 +139,3 @@ def test_a_data_frames_names_are_kept(blobs):
     assert perceptron.feature_names_in_.tolist() == list("abcd")
     with pytest.raises(ValueError, match="feature names should match"):
         perceptron.predict(frame.rename(columns={"a": "z"}))
-
-
-def test_the_package_is_imported_without_torch_and_an_estimator_without_lightning():
-    code = """
-import sys
-import nnlab
-assert nnlab.__version__ and "Perceptron" in dir(nnlab)
-assert not {"torch", "sklearn", "lightning", "numpy"} & set(sys.modules)
-from nnlab import Adaline, NeuralNetMLP, NeuralNetRegressor, Perceptron
-assert not {"lightning", "torchvision", "jsonargparse", "matplotlib", "torchmetrics"} & set(sys.modules)
-try:
-    nnlab.Perceptrn
-except AttributeError as error:
-    assert str(error) == "module 'nnlab' has no attribute 'Perceptrn'"
-else:
-    raise SystemExit("no error")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr

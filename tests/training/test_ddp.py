@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nnlab.training import read_checkpoint
-from tests.tolerances import assert_close
+from tests.tolerances import assert_close, assert_same
 from tests.training.ddp import CASES, arguments
-from tests.training.runs import REPOSITORY, assert_same, figures, nnlab
+from tests.training.runs import REPOSITORY, figures, nnlab
 
 pytestmark = pytest.mark.slow
 

@@ -5,36 +5,25 @@ from collections.abc import Callable
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import one_hot
+from torch.nn.utils import parametrize, prune
 
+from nnlab.ops import LOSSES
 from nnlab.training import LitMLP
 from nnlab.validation import ArgumentError
+from tests.pairwise import pairwise
 from tests.tolerances import RELATIVE, TRAJECTORY, assert_close
 from tests.training.runs import Batches, digits, epochs, state, trainer
 
 N, BATCH, L2 = 230, 50, 0.03  # a tail of 30
 
 
-def softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits, labels, reduction="sum")
-
-
-def logistic(logits: Tensor, labels: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, one_hot(labels, 10).to(logits), reduction="sum")
-
-
-def squares(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits - one_hot(labels, 10).to(logits)).square().sum() / 2
-
-
-LOSSES = {"softmax_cross_entropy": softmax, "binary_cross_entropy": logistic, "sum_of_squares": squares}
-
-
-def make(device: torch.device, lr: float = 0.1, *, reduction: str = "mean", **options: object) -> LitMLP:
+def make(lr: float = 0.1, *, reduction: str = "mean", **options: object) -> LitMLP:
     """A network of two hidden layers with momentum; the step of a sum is made as long as that of a mean."""
     torch.manual_seed(5)
-    model = LitMLP(hidden=[7, 6], activation="tanh", in_features=64, reduction=reduction, **{"l2": L2} | options)
+    model = LitMLP(hidden=[7, 6], in_features=64, reduction=reduction, **{"l2": L2, "activation": "tanh"} | options)
     lr = lr if reduction == "mean" else lr / BATCH
     model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     return model
@@ -43,15 +32,24 @@ def make(device: torch.device, lr: float = 0.1, *, reduction: str = "mean", **op
 class Twin:
     """The same network of torch's own modules under torch's own autograd, trained by a loop of the plainest kind."""
 
-    def __init__(self, model: LitMLP, loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, **device: object):
-        self.network = model.network.to_sequential().to(dtype=dtype, **device)
+    def __init__(
+        self,
+        model: LitMLP,
+        dtype: torch.dtype,
+        device: torch.device,
+        change: Callable[[nn.Module], object] | None = None,
+    ):
+        self.network = model.network.to_sequential().to(device, dtype)
+        if change is not None:
+            change(self.network)
         self.optimizer = torch.optim.SGD(self.network.parameters(), **model.configure_optimizers().defaults)
-        self.loss, self.reduction, self.dtype = loss, model.reduction, dtype
+        self.loss, self.reduction, self.dtype = LOSSES[model.loss], model.reduction, dtype
         self.reported = self.n = 0.0
 
     def error(self, x: Tensor, labels: Tensor) -> Tensor:
-        error = self.loss(self.network(x.to(self.dtype)), labels)
-        return error / len(x) if self.reduction == "mean" else error
+        target = labels if self.loss.target == "labels" else one_hot(labels, 10).to(self.dtype)
+        error = self.loss.reference(self.network(x.to(self.dtype)), target)
+        return error.mean() if self.reduction == "mean" else error.sum()
 
     def penalty(self) -> Tensor:
         layers = [layer for layer in self.network if isinstance(layer, nn.Linear)]
@@ -75,14 +73,12 @@ class Twin:
             assert_close(ours.detach().cpu(), theirs.detach().cpu(), TRAJECTORY[dtype])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pairwise(loss=[*LOSSES], activation=["tanh", "gelu"], reduction=["mean", "sum"], dtype=[torch.float32, torch.float64])
 def test_training_is_a_plain_loop_of_autograd_and_reports_the_loss_it_descends(
-    device, tmp_path, loss, reduction, dtype
+    device, tmp_path, loss, activation, reduction, dtype
 ):
-    model = make(device, loss=loss, reduction=reduction)
-    twin = Twin(model, LOSSES[loss], dtype, device=device)
+    model = make(loss=loss, activation=activation, reduction=reduction)
+    twin = Twin(model, dtype, device)
     run = trainer(device, tmp_path, max_epochs=2, precision="64-true" if dtype == torch.float64 else "32-true")
     run.fit(model, digits(N, BATCH))
     batches = [(x.to(device), labels.to(device)) for x, labels in epochs(digits(N, BATCH), 2)]
@@ -101,8 +97,8 @@ def test_training_is_a_plain_loop_of_autograd_and_reports_the_loss_it_descends(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradients_are_clipped_as_torch_clips_them(device, tmp_path, reduction):
-    model = make(device, reduction=reduction)
-    twin = Twin(model, softmax, torch.float64, device=device)
+    model = make(reduction=reduction)
+    twin = Twin(model, torch.float64, device)
     trainer(device, tmp_path, precision="64-true", gradient_clip_val=0.05).fit(model, digits(N, BATCH))
     for x, labels in epochs(digits(N, BATCH)):
         twin.step((x.to(device), labels.to(device)), clip=0.05)
@@ -112,8 +108,8 @@ def test_gradients_are_clipped_as_torch_clips_them(device, tmp_path, reduction):
 @pytest.mark.parametrize("n", [200, 230], ids=["full", "the last step is of one short batch"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_accumulated_batches_make_one_step_of_the_objective_reported(device, tmp_path, reduction, n):
-    model = make(device, reduction=reduction)
-    twin = Twin(model, softmax, torch.float64, device=device)
+    model = make(reduction=reduction)
+    twin = Twin(model, torch.float64, device)
     run = trainer(device, tmp_path, precision="64-true", accumulate_grad_batches=2)
     run.fit(model, digits(n, BATCH))
     batches = [(x.to(device), labels.to(device)) for x, labels in epochs(digits(n, BATCH))]
@@ -125,6 +121,67 @@ def test_accumulated_batches_make_one_step_of_the_objective_reported(device, tmp
     assert_close(run.callback_metrics["train_loss"].cpu().float(), expected, TRAJECTORY[torch.float32])
 
 
+class Twice(nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def pruned(network: nn.Module) -> None:
+    prune.l1_unstructured(network[2], "weight", 0.5)
+
+
+def parametrised(network: nn.Module) -> None:
+    parametrize.register_parametrization(network[2], "weight", Twice())
+
+
+def pruned_for_good(network: nn.Module) -> None:
+    pruned(network)
+    prune.remove(network[2], "weight")
+
+
+@pytest.mark.parametrize("change", [pruned, parametrised, pruned_for_good])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_weights_that_a_layer_makes_are_those_trained_and_penalised(device, tmp_path, reduction, change):
+    model = make(reduction=reduction)
+    twin = Twin(model, torch.float64, device, change)
+    change(model.network)
+    run = trainer(device, tmp_path, precision="64-true")
+    run.fit(model, digits(N, BATCH))
+    for x, labels in epochs(digits(N, BATCH)):
+        twin.step((x.to(device), labels.to(device)))
+    twin.assert_matches(model, torch.float64)
+    reported = torch.tensor(twin.reported / twin.n)
+    assert_close(run.callback_metrics["train_loss"].cpu().float(), reported, TRAJECTORY[torch.float32])
+
+
+def test_what_lightning_prunes_stays_zero(device, tmp_path, caplog):
+    caplog.set_level("INFO", "nnlab")
+    model, zeros = make(), []
+
+    class Zeros(L.Callback):
+        def on_validation_start(self, trainer, pl_module):
+            pl_module.network(torch.rand(1, 64, device=device))  # a layer makes its weight when it is called
+            zeros.append([layer.weight.detach().eq(0).cpu() for layer in list(pl_module.network)[::2]])
+
+    weights = [(layer, "weight") for layer in list(model.network)[::2]]
+    pruning = ModelPruning("l1_unstructured", weights, amount=0.5, apply_pruning=lambda epoch: epoch == 0)
+    run = trainer(device, tmp_path, max_epochs=4, callbacks=[Zeros(), pruning], val_check_interval=2)
+    run.fit(model, digits(N, BATCH))
+    before, *after = [z for z in zeros if any(w.any() for w in z)]
+    assert torch.cat([w.flatten() for w in before]).double().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert len(after) >= 5
+    final = [layer.weight.detach().cpu() for layer in list(model.network)[::2]]
+    for now in (*after, [w.eq(0) for w in final]):
+        for w, first in zip(now, before, strict=True):
+            assert torch.equal(w, first)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "nnlab")
+    assert "(--model: a layer with a hook, a parametrisation or pruning)" in line
+    x = torch.rand(5, 64, device=device)
+    assert_close(model.network(x).detach(), model.network.to_sequential()(x).detach())
+
+
 def _in_pairs(batches: Batches) -> list[Batches]:
     return [batches[i : i + 2] for i in range(0, len(batches), 2)]
 
@@ -133,7 +190,7 @@ def _in_pairs(batches: Batches) -> list[Batches]:
 def test_accumulated_batches_are_the_joined_batch(device, tmp_path, reduction, n):
     runs = []
     for batch_size, batches in ((BATCH, 2), (2 * BATCH, 1)):
-        model = make(device, reduction=reduction)
+        model = make(reduction=reduction)
         run = trainer(device, tmp_path, precision="64-true", accumulate_grad_batches=batches, max_epochs=2)
         run.fit(model, digits(n, batch_size))
         runs.append((model, run))
@@ -149,7 +206,7 @@ def test_accumulated_batches_are_the_joined_batch(device, tmp_path, reduction, n
 def test_bf16_mixed_trains_float32_parameters_close_to_full_precision(device, tmp_path, reduction):
     losses, models = [], []
     for precision in ("bf16-mixed", "32-true"):
-        model = make(device, lr=0.02, reduction=reduction)
+        model = make(lr=0.02, reduction=reduction)
         models.append(model)
         run = trainer(device, tmp_path, precision=precision, max_epochs=3)
         run.fit(model, digits(N, BATCH))
@@ -170,10 +227,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_loss_falls(device, tmp_path, loss, options):
-    model = make(device, lr=0.2, loss=loss, l2=0.0)
+def test_the_loss_falls(device, tmp_path, options):
+    model = make(lr=0.2, l2=0.0)
     seen: list[float] = []
 
     class Losses(L.Callback):
@@ -185,10 +241,9 @@ def test_the_loss_falls(device, tmp_path, loss, options):
     assert seen[-1] < 0.9 * seen[0]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("stage", ["val", "test"])
+@pairwise(loss=[*LOSSES], stage=["val", "test"])
 def test_validation_and_test_figures_are_those_of_the_whole_set_at_once(device, tmp_path, loss, stage):
-    model, data = make(device, loss=loss), digits(N, BATCH)
+    model, data = make(loss=loss), digits(N, BATCH)
     run = trainer(device, tmp_path)
     run.fit(model, data)
     (run.validate if stage == "val" else run.test)(model, data, verbose=False)
@@ -197,22 +252,24 @@ def test_validation_and_test_figures_are_those_of_the_whole_set_at_once(device, 
     assert [len(x) for x, _ in batches] == ([1000, 207] if stage == "val" else [360])
     x, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     logits = model.network.to_sequential()(x)
-    assert_close(run.callback_metrics[f"{stage}_loss"].to(device), LOSSES[loss](logits, labels).detach() / len(x))
+    target = labels if LOSSES[loss].target == "labels" else one_hot(labels, 10).to(logits)
+    expected = LOSSES[loss].reference(logits, target).mean().detach()
+    assert_close(run.callback_metrics[f"{stage}_loss"].to(device), expected)
     accuracy = (logits.argmax(1) == labels).float().mean()
     assert run.callback_metrics[f"{stage}_acc"].item() == pytest.approx(accuracy.item(), abs=1e-7)
 
 
 def test_a_nan_is_reported_not_left_out(device, tmp_path):
-    model = make(device, lr=1e30)
+    model = make(lr=1e30)
     run = trainer(device, tmp_path, max_epochs=2)
     run.fit(model, digits(N, BATCH))
     assert run.callback_metrics["train_loss"].isnan()
 
 
 def test_without_a_trainer_a_step_gives_the_plain_loss(device):
-    model = make(device, reduction="sum").to(device)
+    model = make(reduction="sum").to(device)
     x, labels = torch.rand(4, 64, device=device), torch.tensor([1, 2, 3, 9], device=device)
-    twin = Twin(model, softmax, torch.float32)
+    twin = Twin(model, torch.float32, device)
     assert_close(model.training_step((x, labels), 0).detach(), (twin.error(x, labels) + twin.penalty()).detach())
 
 
@@ -221,7 +278,7 @@ def test_without_a_trainer_a_step_gives_the_plain_loss(device):
     [
         ({"hidden": [0]}, "hidden"),
         ({"hidden": [4, -1]}, "hidden"),
-        ({"activation": "gelu"}, "activation"),
+        ({"activation": "step"}, "activation"),
         ({"loss": "hinge"}, "loss"),
         ({"reduction": "none"}, "reduction"),
         ({"l2": -0.1}, "l2"),
@@ -235,5 +292,5 @@ def test_a_wrong_argument_is_named(options, argument):
 
 
 def test_a_seed_gives_the_same_weights(device):
-    for ours, again in zip(make(device).parameters(), make(device).parameters(), strict=True):
+    for ours, again in zip(make().parameters(), make().parameters(), strict=True):
         torch.testing.assert_close(ours, again, rtol=0, atol=0)

@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.data import DataLoader, TensorDataset
 
 from nnlab.training import (
@@ -34,7 +35,7 @@ from nnlab.training import (
 )
 from nnlab.training.callbacks import EpochBar
 from nnlab.training.obstacles import descent_of, obstacle
-from tests.training.runs import digits, trainer
+from tests.training.runs import digits, falling, trainer
 
 
 def words(value: object) -> str:
@@ -77,12 +78,8 @@ def mlp(kind: type[LitMLP] = LitMLP, optimizer: Any = torch.optim.SGD, scheduler
     return model
 
 
-def falling(optimizer: torch.optim.Optimizer) -> Any:
-    return ExponentialLR(optimizer, 0.9)
-
-
 def falling_by_step(optimizer: torch.optim.Optimizer) -> Any:
-    return {"scheduler": ExponentialLR(optimizer, 0.9), "interval": "step"}
+    return {"scheduler": falling(optimizer), "interval": "step"}
 
 
 # Options of the trainer
@@ -196,6 +193,22 @@ def test_a_hook_on_a_gradient_is_called(said):
     next(model.network.parameters()).register_hook(called.append)
     assert said(model) == ["--model: hooks on gradients"]
     assert len(called) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.register_forward_hook(lambda *_: None),
+        lambda layer: layer.register_full_backward_hook(lambda *_: None),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: register_parametrization(layer, "weight", torch.nn.Identity()),
+    ],
+    ids=["a hook", "a hook on the gradient", "pruning", "a parametrisation"],
+)
+def test_a_layer_that_does_more(said, change):
+    model = mlp()
+    change(model.network[2])
+    assert said(model) == ["--model: a layer with a hook, a parametrisation or pruning"]
 
 
 def test_another_optimizer_than_the_rule(said):

@@ -11,8 +11,8 @@ from torch import Tensor
 from nnlab.networks import PerceptronBank
 from nnlab.training import LitPerceptron, PerceptronRule, read_checkpoint
 from nnlab.validation import ArgumentError
-from tests.tolerances import assert_close
-from tests.training.runs import CONFIGS, Batches, assert_same, digits, epochs, figures, fit, state, trainer
+from tests.tolerances import assert_close, assert_same
+from tests.training.runs import CONFIGS, Batches, digits, epochs, figures, fit, state, trainer
 
 N = 150
 

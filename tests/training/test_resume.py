@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron, read_checkpoint
-from tests.training.runs import assert_same, digits, in_blocks_of, state, trainer
+from tests.tolerances import assert_same
+from tests.training.runs import EachBatch, digits, falling, in_blocks_of, state, trainer
 
 N, BATCH, EPOCHS = 37, 8, 3  # five batches an epoch, the last of 5
 
@@ -23,7 +24,7 @@ def mlp(weight_decay: float = 0.0) -> LitMLP:
 
     def configure_optimizers() -> Any:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
-        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+        return [optimizer], [falling(optimizer)]
 
     model.configure_optimizers = configure_optimizers
     return model
@@ -43,13 +44,6 @@ class Figures(L.Callback):
         elif pl_module.metric("train_loss").update_called:
             names = ("train_loss", "train_acc")
             self.seen[trainer.current_epoch] = tuple(pl_module.metric(name).compute().item() for name in names)
-
-
-class EachBatch(L.Callback):
-    """Asks to be called at every mini-batch, so that they go one by one through Lightning."""
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        pass
 
 
 class CtrlC(L.Callback):
@@ -119,12 +113,18 @@ RECIPES = {
     "perceptron": (partial(LitPerceptron, in_features=64), {}, STOPS),
     "perceptron, one by one": (partial(LitPerceptron, in_features=64), {"callbacks": [EachBatch]}, ["max_steps"]),
 }
-CASES = [(recipe, stop) for recipe, (_, _, stops) in RECIPES.items() for stop in stops]
+CASES = [
+    pytest.param(recipe, stop, every, marks=[pytest.mark.slow] if every else [], id=f"{recipe}-{stop}-{which}")
+    for every, which in ((False, "some steps"), (True, "every step"))
+    for recipe, (_, _, stops) in RECIPES.items()
+    for stop in stops
+]
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
-@pytest.mark.parametrize(("recipe", "stop"), CASES)
-def test_a_stopped_run_goes_on_bit_for_bit_from_every_step(device, tmp_path, monkeypatch, recipe, stop):
+@pytest.mark.parametrize(("recipe", "stop", "every"), CASES)
+def test_a_stopped_run_goes_on_bit_for_bit(device, tmp_path, monkeypatch, recipe, stop, every):
+    """From every step, or from the end of an epoch and from the midst of the next."""
     make, options, _ = RECIPES[recipe]
     in_blocks_of(2, make(), BATCH, monkeypatch)
 
@@ -137,8 +137,9 @@ def test_a_stopped_run_goes_on_bit_for_bit_from_every_step(device, tmp_path, mon
 
     whole, told = make(), Figures()
     n_steps = fit(whole, callbacks=[told]).global_step
-    assert n_steps == EPOCHS * (3 if "accumulated" in recipe else 5)
-    for k in range(1, n_steps + 1):
+    per_epoch = 3 if "accumulated" in recipe else 5
+    assert n_steps == EPOCHS * per_epoch
+    for k in range(1, n_steps + 1) if every else (per_epoch, per_epoch + 2):
         path = STOPS[stop](k, tmp_path / str(k), lambda **more: fit(make(), **more))
         resumed, again = make(), Figures()
         run = fit(resumed, seed=77, ckpt_path=path, callbacks=[again])  # the order is the checkpoint's, not a seed's

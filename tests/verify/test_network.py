@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from nnlab.networks import MLP
-from nnlab.networks.mlp import Gradients
+from nnlab.networks import MLP, Gradients, mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
 from nnlab.verify import NetworkReport, check_network
+from tests.pairwise import pairwise
 
 X, LABELS = torch.randn(7, 5), torch.randint(0, 3, (7,))
 
@@ -24,10 +25,17 @@ def target(loss: str) -> torch.Tensor:
     return LABELS if LOSSES[loss].target == "labels" else torch.rand(7, 3)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_the_packages_network_is_right(depth: int, loss: str):
-    mlp = network(*["tanh", "relu", "sigmoid"][: depth - 1], "identity")
+@pairwise(
+    loss=[*LOSSES],
+    hidden={
+        "1 layer": (),
+        "2 layers": ("tanh",),
+        "3 layers": ("relu", "gelu"),
+        "4 layers": ("leaky_relu", "sigmoid", "tanh"),
+    },
+)
+def test_the_packages_network_is_right(loss: str, hidden: tuple[str, ...]):
+    mlp = network(*hidden, "identity")
     before = copy.deepcopy(mlp.state_dict())
     report = check_network(mlp, loss, X, target(loss))
     assert report.ok, report
@@ -47,10 +55,10 @@ def test_a_backward_put_in_place_of_the_networks_own():
     mlp = network("tanh", "relu", "identity")
     own = mlp.backward
 
-    def backward(grad_output, cache, with_input=False):
-        found = list(own(grad_output, cache).parameters)
-        found[2] = 2 * found[2]
-        return Gradients(None, tuple(found))
+    def backward(grad_output, passes, with_input=False):
+        found = own(grad_output, passes)
+        w1, b1, w2, *others = found.parameters
+        return found._replace(parameters=(w1, b1, 2 * w2, *others))
 
     mlp.backward = backward
     report = check_network(mlp, "softmax_cross_entropy", X, LABELS)
@@ -66,13 +74,14 @@ class NoDerivative(MLP):
     """Forgets h' in its second layer."""
 
     @torch.no_grad()
-    def backward(self, grad_output, cache, with_input=False):
+    def backward(self, grad_output, passes, with_input=False):
         found, grad_z = [], grad_output
         for k in (2, 1, 0):
-            delta = grad_z if k == 1 else ACTIVATIONS[self.activations[k]].backward(grad_z, cache[k + 1])
-            found[:0] = [delta.T @ cache[k], delta.sum(0)]
-            grad_z = delta @ self.get_parameter(f"{2 * k}.weight")
-        return Gradients(None, tuple(found))
+            x, weight, _, z = passes[k]
+            delta = grad_z if k == 1 else ACTIVATIONS[self.activations[k]].backward(grad_z, z)
+            found[:0] = [delta.T @ x, delta.sum(0)]
+            grad_z = delta @ weight
+        return Gradients(None, tuple(found), ())
 
 
 def test_a_subclass_with_a_backward_of_its_own():
@@ -88,11 +97,16 @@ class OwnForward(MLP):
 
     factor = 2.0
 
-    def forward(self, x):
-        return (*super().forward(x)[:-1], 2 * super().forward(x)[-1])
+    def forward(self, x, *functions):
+        return 2 * super().forward(x, *functions)
 
-    def backward(self, grad_output, cache, with_input=False):
-        return super().backward(self.factor * grad_output, (*cache[:-1], cache[-1] / 2))
+    def propagate(self, x):
+        *passes, last = mlp_forward(x, list(self.parameters()), self.activations)
+        return [*passes, last._replace(z=2 * last.z)]
+
+    def backward(self, grad_output, passes, with_input=False):
+        *others, last = passes
+        return super().backward(self.factor * grad_output, [*others, last._replace(z=last.z / 2)])
 
 
 def test_a_subclass_with_a_forward_of_its_own_is_judged_by_differences():
@@ -102,6 +116,30 @@ def test_a_subclass_with_a_forward_of_its_own_is_judged_by_differences():
     assert all(row.autograd is None for row in report.rows)
     mlp.factor = 1.0
     assert check_network(mlp, "softmax_cross_entropy", X.double(), LABELS).findings[0].fault == "factor-half"
+
+
+def frozen(mlp: MLP) -> None:
+    mlp[0].weight.requires_grad_(False)
+
+
+def pruned(mlp: MLP) -> None:
+    prune.l1_unstructured(mlp[0], "weight", 0.5)
+
+
+def pruned_for_good(mlp: MLP) -> None:
+    pruned(mlp)
+    prune.remove(mlp[0], "weight")
+
+
+@pytest.mark.parametrize("change", [frozen, pruned, pruned_for_good])
+def test_a_network_whose_layers_were_changed_is_right(change):
+    mlp = network("tanh", "identity")
+    change(mlp)
+    report = check_network(mlp, "softmax_cross_entropy", X, LABELS)
+    assert report.ok, report
+    assert [row.name for row in report.rows] == [
+        f"grad_{name}" for name, p in mlp.named_parameters() if p.requires_grad
+    ]
 
 
 class Sigmoid(torch.autograd.Function):

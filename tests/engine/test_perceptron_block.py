@@ -1,29 +1,31 @@
 """The rule in blocks against the rule sample by sample: equal to the last bit, whatever the numbers."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sklearn.datasets import load_digits, load_iris
 
-from nnlab.ops import bipolar_step, perceptron_block, perceptron_rule, perceptron_rule_blocked, step
-from nnlab.ops.perceptron_sample import sample_error
+from nnlab.engine import perceptron_block, perceptron_rule_blocked
+from nnlab.ops import StepFunction, bipolar_step, linear_forward, perceptron_rule, step
 from nnlab.validation import ArgumentError
-from tests.ops.oracles import Problem, float_problem, integer_problem
+from tests.ops.oracles import Problem, check_rule, float_problem, integer_problem
 
-BLOCKS = [1, 2, 7, 64, 1000]
+BLOCKS = [1, 7, 64]
 each_block = pytest.mark.parametrize("block", BLOCKS)
 each_g = pytest.mark.parametrize("g", [step, bipolar_step])
 
 
 @pytest.fixture
 def redone(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The samples that were judged as the sequential rule does, as they come."""
+    """The samples that were learnt by the sequential rule, as they come."""
     samples: list[torch.Tensor] = []
 
     def counting(x, *rest):
-        samples.append(x)
-        return sample_error(x, *rest)
+        samples.extend(x)
+        return perceptron_rule(x, *rest)
 
-    monkeypatch.setattr(perceptron_block, "sample_error", counting)
+    monkeypatch.setattr(perceptron_block, "perceptron_rule", counting)
     return samples
 
 
@@ -62,13 +64,13 @@ def test_equal_where_squares_underflow(device):
         assert_equal(Problem(x, target, weight * scale, bias * scale, scale / 10 if scale > 1e-40 else 1e-42, g), 64)
 
 
-@pytest.mark.parametrize("lr", [0.1, 0.01])
+@pytest.mark.parametrize(("lr", "dtype"), [(0.1, torch.float32), (0.01, torch.float64)], ids=str)
 def test_equal_over_epochs_of_real_data_at_any_learning_rate(lr, dtype, device):
     data = load_digits()
     x = torch.tensor(data.data / 16, dtype=dtype, device=device)
     target = one_vs_all(torch.tensor(data.target, device=device), step, dtype)
     weight, bias = x.new_zeros(10, 64), x.new_zeros(10)
-    for _ in range(4):
+    for _ in range(2):
         problem = Problem(x, target, weight, bias, lr, step)
         assert_equal(problem, 64)
         _, weight, bias = perceptron_rule_blocked(*problem)
@@ -188,3 +190,92 @@ def test_numbers_that_are_not_finite_are_learnt_sample_by_sample(redone, dtype, 
 def test_a_block_that_holds_no_sample_is_refused(block, dtype, device):
     with pytest.raises(ArgumentError, match=rf"^block must be a whole number of at least 1, got {block!r}$"):
         perceptron_rule_blocked(*integer_problem(0, dtype, device), block)
+
+
+# ---- what the other tests would show of a wrong rule, and of a call that is wrong ---------------------------------
+
+
+def blocked(
+    diagonal: int = -1,
+    constant: int = 1,
+    sweeps: int = 10_000,
+    tail: bool = True,
+    bias_mean: bool = False,
+    previous: bool = False,
+    eta: float | None = None,
+) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The rule in blocks of 7, right as it stands, wrong with any argument given."""
+
+    def rule(
+        x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, lr: float, g: StepFunction
+    ) -> tuple[torch.Tensor, ...]:
+        errors, start = [], (weight, bias)
+        for x_b, d_b in zip(x.split(7), target.split(7), strict=True):
+            if not tail and len(x_b) < 7:
+                errors.append(torch.zeros_like(d_b))
+                break
+            net = linear_forward(x_b, *(start if previous else (weight, bias)))
+            before = (x_b @ x_b.T + constant).tril(diagonal)
+            error = g(net) - d_b
+            for _ in range(min(sweeps, len(x_b))):
+                error = g(net - (eta or lr) * before @ error) - d_b
+            weight = weight - lr * error.T @ x_b
+            bias = bias - lr * (error.mean(0) if bias_mean else error.sum(0))
+            errors.append(error)
+        return torch.cat(errors), weight, bias
+
+    return rule
+
+
+WRONG_RULES = {
+    "own error counted": blocked(diagonal=0),
+    "later errors counted": blocked(diagonal=1000),
+    "bias not among the inputs": blocked(constant=0),
+    "no sweep": blocked(sweeps=0),
+    "one sweep": blocked(sweeps=1),
+    "tail left out": blocked(tail=False),
+    "bias a mean for a sum": blocked(bias_mean=True),
+    "weights of the start of the epoch": blocked(previous=True),
+    "eta left out": blocked(eta=1.0),
+}
+
+
+def check_rules(rule: Callable[..., tuple[torch.Tensor, ...]]) -> None:
+    for seed in range(60):
+        check_rule(rule, seed, torch.float64, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rule", [perceptron_rule_blocked, blocked()])
+def test_the_right_rule_is_accepted(rule):
+    check_rules(rule)
+
+
+@pytest.mark.parametrize("name", WRONG_RULES)
+def test_the_wrong_rule_is_refused(name):
+    with pytest.raises(AssertionError):
+        check_rules(WRONG_RULES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("x", lambda t: t[0], r"^x must have shape \(N, I\), got "),
+        ("target", lambda t: t[:-1], r"^target must have shape \(N, K\) with N = \d+ as in x, got "),
+        ("target", lambda t: t + 0.5, r"^target must hold 0 and 1 alone, got "),
+        ("weight", lambda t: t[:, :-1], r"^weight must have shape \(K, I\) with K = \d+ as in target and I = \d+ as"),
+        ("bias", lambda t: t[None], r"^bias must have shape \(K,\) with K = \d+ as in target, got "),
+        ("lr", lambda lr: 0.0, r"^lr must be a number greater than 0, got 0\.0$"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(name, change, message, device):
+    arguments = integer_problem(0, torch.float64, device)._asdict()
+    with pytest.raises(ArgumentError, match=message):
+        perceptron_rule_blocked(**{**arguments, name: change(arguments[name])})
+
+
+def test_no_samples_change_nothing(device):
+    x, weight, bias = (torch.ones(s, device=device) for s in ((0, 3), (2, 3), (2,)))
+    error, new_weight, new_bias = perceptron_rule_blocked(x, x[:, :2], weight, bias, 1.0)
+    assert error.shape == (0, 2)
+    assert torch.equal(new_weight, weight)
+    assert torch.equal(new_bias, bias)
