@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -37,9 +38,8 @@ class ManualGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(forward: Callable[..., Any], saved: Any, backward: Any, *inputs: Any) -> Any:
-        """The output; with autocast off, since the operations cast nothing."""
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            return forward(*inputs)
+        """The output."""
+        return _without_autocast(forward, *inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -50,12 +50,11 @@ class ManualGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         """The gradient by hand, which is a function with a gradient of its own: one that refuses."""
-        gradient, needed = ctx.gradient, ctx.needs_input_grad[3:]
+        gradient = partial(ctx.gradient, ctx.needs_input_grad[3:])
         tensors = (*gradients, *ctx.saved_tensors)
-        if torch.compiler.is_compiling():  # a compiled function refuses a second derivative itself
-            with torch.autocast(gradients[0].device.type, enabled=False):
-                return None, None, None, *gradient(needed, *tensors)
-        return None, None, None, *by_hand(lambda *t: gradient(needed, *t), _nothing, _refuse, *tensors)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # no second derivative can be asked for
+            return None, None, None, *_without_autocast(gradient, *tensors)
+        return None, None, None, *by_hand(gradient, _nothing, _refuse, *tensors)
 
 
 class _NoForwardMode(ManualGradient):
@@ -72,6 +71,14 @@ def by_hand(forward: Callable[..., Any], saved: Any, backward: Any, *inputs: Ten
     function = ManualGradient if torch.compiler.is_compiling() else _NoForwardMode
     output: Any = function.apply(forward, saved, backward, *inputs)
     return output
+
+
+def _without_autocast(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """``function(*tensors)``, whose operations cast nothing."""
+    if not torch.is_autocast_enabled(tensors[0].device.type):  # entering the context twice takes a tenth of a step
+        return function(*tensors)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return function(*tensors)
 
 
 def _nothing(inputs: Sequence[Tensor], output: Any) -> Tensors:

@@ -41,7 +41,7 @@ WORKERS, SECONDS = 2, 300  # processes at a time, and the time that each may tak
 SHAPES = ["Scalar", "N", "O", "K", "NI", "NO", "NK", "OI", "KI", "AnyShape"]
 
 
-def replacements(node: ast.AST, names: list[str]) -> Iterator[tuple[str, ast.AST]]:  # noqa: C901, PLR0912 - a table
+def replacements(node: ast.AST, names: list[str]) -> Iterator[tuple[str, ast.AST]]:  # noqa: PLR0912 - a table
     """What may stand in the place of an expression or a statement."""
 
     def changed(**fields: Any) -> ast.AST:
