@@ -22,13 +22,13 @@ from nnlab.verify.tolerances import CENTRAL, CENTRAL_REASON, REASONS, RELATIVE, 
 OK, FAILED, USER_ERROR = 0, 1, 2
 
 EPILOG = """\
-Without FILE, five oracles hold every hand-written gradient of nnlab to the truth:
-  by hand       numbers worked on paper, the chapter's own among them
-  autograd      torch's gradient of an independent expression, under random cotangents, with exact zeros, ties and
-                large values planted among the inputs
+Without FILE, every hand-written gradient of nnlab is compared with up to five references:
+  by hand       numbers worked on paper, the chapter's among them
+  autograd      torch's gradient of an independent expression, for random incoming gradients, with exact zeros, ties
+                and large values among the inputs
   differences   central differences of the function itself
-  precision     no farther from float64 than twice torch's own float32
-  trajectory    ten training steps beside the nn.Module twin
+  precision     its error against float64, at most twice that of torch's own float32
+  trajectory    ten training steps, against those of the same network of torch.nn modules
 
 A learner's FILE defines any of
   perceptron_update(w, x, d, eta) -> w                       w = [θ, w₁ …], x = [−1, x₁ …]
@@ -38,7 +38,7 @@ with cache = (z_h, a_h, z_out, a_out): sigmoid units, the logistic cost summed o
 
 examples:
   nnlab check                      test nnlab's own gradients
-  nnlab check lab4.py              grade a file; a wrong gradient is told what is wrong with it
+  nnlab check lab4.py              grade a file, and say what is wrong with a gradient
   nnlab check lab4.py --json       the same for a grader
 
 exit status: 0 all right, 1 something is wrong, 2 the command was given something it cannot use
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="a learner's Python file; nnlab's own gradients without"
+        "file", nargs="?", metavar="FILE", help="a learner's Python file; without it, nnlab's own gradients"
     )
     parser.add_argument(
         "--json",
