@@ -8,7 +8,6 @@ import pytest
 
 EQUATIONS = (Path(__file__).parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r"`(nnlab\.[\w.]+)`", EQUATIONS)))
-FILES = sorted(set(re.findall(r"`((?:tests|docs|scripts|configs)/[\w./-]+)`", EQUATIONS)))
 
 
 def resolve(name: str) -> object:
@@ -36,11 +35,6 @@ def test_every_name_in_the_equations_resolves(name):
 def test_a_name_that_does_not_exist_would_be_found(name):
     with pytest.raises((AttributeError, ModuleNotFoundError)):
         resolve(name)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_file_in_the_equations_exists(name):
-    assert (Path(__file__).parents[1] / name).is_file()
 
 
 @pytest.mark.parametrize("number", [f"3.{n}" for n in range(1, 20)])
