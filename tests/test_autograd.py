@@ -359,7 +359,8 @@ SECOND_DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any
 }
 
 
-FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # which torch itself calls there
+# torch itself calls torch.jit.script there: a DeprecationWarning up to torch 2.13, a FutureWarning from 2.14 on
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 
 
 @FORWARD_MODE
