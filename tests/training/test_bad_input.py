@@ -185,6 +185,7 @@ SETTINGS = [
     (smoke("--trainer.max_epochs=few"), "--trainer.max_epochs: Expected int. Got value: few"),
     (smoke("--trainer.precision=8"), "--trainer.precision: Expected "),
     (smoke("--trainer.accelerator=abacus"), "invalid accelerator name: .*abacus"),
+    (smoke("--trainer.accelerator=mps"), r"accelerator must be 'cpu', .* got 'mps': .* \(--trainer.accelerator\)"),
     (smoke("--trainer.devices=0"), "devices"),
     (smoke("--trainer.accumulate_grad_batches=0"), r"at least 1, got 0 \(--trainer.accumulate_grad_batches\)"),
     (smoke("--trainer.gradient_clip_val=-1"), r"at least 0, got -1(\.0)? \(--trainer.gradient_clip_val\)"),
