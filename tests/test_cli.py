@@ -14,7 +14,8 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
+from lightning.fabric.accelerators import MPSAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from nnlab import __version__
 from nnlab.data import load
