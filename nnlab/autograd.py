@@ -1,6 +1,7 @@
 """The bridge: hand-written gradients for code that expects ``torch.autograd``, ``torch.func`` or ``torch.compile``.
 
-``ManualGradient`` delegates; no gradient is computed here. A second derivative is an error, not a wrong number.
+``ManualGradient`` calls the functions of ``nnlab.ops``; no gradient is written here.
+A second derivative is an error, not a wrong number.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from nnlab.ops import (
 )
 from nnlab.validation import check_choice, check_tensors
 
+__all__ = ["ManualGradient", "activation", "by_hand", "l2_penalty", "linear", "loss", "mlp"]
+
 Tensors = tuple[Tensor | None, ...]
 
 
@@ -30,8 +33,8 @@ class ManualGradient(torch.autograd.Function):
     """A function whose gradient was written by hand; ``by_hand(forward, saved, backward, *inputs)`` calls it.
 
     ``forward(*inputs)`` returns the output, ``saved(inputs, output)`` what the gradient needs, and
-    ``backward(needed, gradient, *saved)`` one gradient, or None, per input; ``needed`` says which inputs want theirs.
-    Autograd refuses to go on when a saved tensor was changed in between.
+    ``backward(needed, gradient, *saved)`` one gradient, or None, per input; ``needed`` says which inputs need one.
+    Autograd raises an error if a saved tensor was changed in between.
     """
 
     generate_vmap_rule = True

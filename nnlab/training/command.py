@@ -229,8 +229,5 @@ def _users_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    kinds: tuple[Any, ...] = (
-        USER_ERRORS,
-        (ValueError, ZeroDivisionError),
-    )  # a value that torch or Lightning refused comes second
+    kinds: tuple[Any, ...] = USER_ERRORS, (ValueError, ZeroDivisionError)  # second: what torch or Lightning refused
     return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)
