@@ -58,7 +58,7 @@ class KeepOnInterrupt(L.Callback):
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signal back."""
+        """Restore the previous handler of SIGINT."""
         self._restore()
 
     def _restore(self) -> None:
