@@ -190,6 +190,7 @@ def test_under_autocast_a_loss_is_float32_and_an_operation_keeps_its_dtype(devic
         (u.sum() + error).backward()
         wide = autograd.loss(half.double(), labels, "softmax_cross_entropy")
     assert u.dtype == error.dtype == torch.float32
+    assert_close(u.detach(), ops.linear_forward(x, weight, bias).detach())  # a product in bfloat16 is float32 again too
     assert wide.dtype == torch.float64
     assert autograd.loss(half, labels, "softmax_cross_entropy").dtype == torch.bfloat16  # autocast is off: as given
     assert weight.grad is not None

@@ -37,9 +37,7 @@ class Loss(NamedTuple):
     output_formula: str = "{u}"  # {exponentials} are the eᵘ of all outputs, added
     bounds: Between | None = None  # of the values of a target
     classifier_units: str = "identity"  # the output units of an estimator that classifies with this loss
-    log_probabilities: Callable[[Tensor], Tensor] | None = (
-        None  # of classes; without it, of sigmoid outputs over their sum
-    )
+    log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, y over the sum of all y
     backward_: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # ∂Σₙ Eₙ/∂logits into its third argument, given
     # logits and targets (N, K), a label being a row of 0 and 1; without it, the engine copies the result of backward
 
