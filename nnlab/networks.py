@@ -68,6 +68,8 @@ def mlp_backward(
 
     ``with_input`` asks for ∂E/∂x too, which is one more matrix product.
     """
+    if len(passes) != len(activations):
+        raise ArgumentError("passes", f"must be one for each of {len(activations)} layers, got {len(passes)}")
     parameters: list[Tensor] = []
     deltas: list[Tensor] = []
     grad_z = grad_y  # at the output layer the first factor of eq. 3.11, as (y − t)
@@ -84,8 +86,14 @@ def mlp_backward(
     return Gradients(grad_z if with_input else None, tuple(parameters), tuple(deltas))
 
 
-# torch has no public way to ask a module for its hooks
+# torch has no public way to ask a module for its hooks, nor for those of all modules
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module, or one within it, has a hook of its own or one of all modules."""
+    everywhere = any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
+    return everywhere or any(getattr(each, hooks) for each in module.modules() for hooks in _HOOKS)
 
 
 class Linear(nn.Module):
@@ -246,15 +254,24 @@ class MLP(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether every layer is as it was made, without a hook, a parametrisation or pruning.
+        """Whether every layer is as it was made, without a hook, a parametrisation, pruning or a forward of its own.
 
         Only then do ``parameters()`` and ``activations`` say all that there is to know of the network.
         """
         made = all(type(layer) is (Activation if k % 2 else Linear) for k, layer in enumerate(self))
-        return made and not any(getattr(module, hooks) for module in self.modules() for hooks in _HOOKS)
+        own = any("forward" in vars(module) for module in self.modules())
+        return made and not own and not _hooked(self)
 
     def to_sequential(self) -> nn.Sequential:
-        """The same network in torch's own modules, holding a copy of the parameters."""
+        """The same network in torch's own modules, holding a copy of the parameters.
+
+        Raises:
+            ArgumentError: the network is not ``plain``, so that a copy would compute something else.
+        """
+        if not self.plain:
+            raise ArgumentError(
+                "network", "must have no hook, parametrisation, pruning or forward of its own to be copied, got one"
+            )
         twin = nn.Sequential()
         for n_in, n_out, name in zip(self.sizes[:-1], self.sizes[1:], self.activations, strict=True):
             twin.append(nn.Linear(n_in, n_out, device="meta")).append(ACTIVATIONS[name].module())
@@ -268,12 +285,18 @@ class MLP(nn.Module):
         A linear layer that no activation follows gets the identity.
 
         Raises:
-            ArgumentError: a module is neither a linear layer with a bias nor an activation of the table.
+            ArgumentError: a module is neither a linear layer with a bias nor an activation of the table, layers do not
+                fit one another, dtypes or devices differ, or a module has a hook or pruning.
         """
+        if not isinstance(model, nn.Sequential):
+            raise ArgumentError("model", f"must be a torch.nn.Sequential, got {type(model).__name__}")
+        if _hooked(model):
+            raise ArgumentError("model", "must have no hook and no pruning to be copied, got one")
         linears: list[nn.Linear] = []
         names: list[str] = []
         for index, module in enumerate(model):
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            own = getattr(module.forward, "__func__", None) is not nn.Linear.forward
+            if isinstance(module, nn.Linear) and module.bias is not None and not own:
                 names += ["identity"] * (len(linears) - len(names))
                 linears.append(module)
             elif len(names) < len(linears) and (name := _activation_name(module)) is not None:
@@ -291,9 +314,11 @@ class MLP(nn.Module):
         for below, above in pairwise(linears):
             if below.out_features != above.in_features:
                 raise ArgumentError("model", f"must have layers that fit one another, got {below} and {above}")
-        weight = linears[0].weight
-        network = cls(sizes, names, dtype=weight.dtype, device=weight.device)
         values = [p.detach().clone() for layer in linears for p in (layer.weight, layer.bias)]
+        if len(kinds := dict.fromkeys((p.dtype, p.device) for p in values)) > 1:
+            found = " and ".join(f"{dtype} on {device}" for dtype, device in kinds)
+            raise ArgumentError("model", f"must have parameters of one dtype on one device, got {found}")
+        network = cls(sizes, names, dtype=values[0].dtype, device=values[0].device)
         network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
         return network
 

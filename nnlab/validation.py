@@ -303,8 +303,8 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
                     if name in arguments and not (optional and arguments[name] is None)
                 ]
             )
-            for name, check in checks:
-                if arguments.get(name) is not None:
+            for name, check, optional in checks:
+                if name in arguments and not (optional and arguments[name] is None):
                     check(name, arguments[name], arguments)
             return function(*args, **kwargs)
         finally:
@@ -319,20 +319,20 @@ def _check_literal(choices: tuple[str, ...], name: str, value: str, arguments: d
 
 def _declared(
     names: Iterable[str], hints: dict[str, Any]
-) -> tuple[list[tuple[str, tuple[str, ...], bool]], list[tuple[str, Check]]]:
-    """The shapes, with whether None is allowed, and the further checks that a signature declares."""
+) -> tuple[list[tuple[str, tuple[str, ...], bool]], list[tuple[str, Check, bool]]]:
+    """The shapes and the further checks that a signature declares, with whether None is allowed."""
     shapes: list[tuple[str, tuple[str, ...], bool]] = []
-    checks: list[tuple[str, Check]] = []
+    checks: list[tuple[str, Check, bool]] = []
     for name in names:
         hint, optional = hints[name], False
         if type(None) in get_args(hint):
             (hint,), optional = [part for part in get_args(hint) if part is not type(None)], True
         if get_origin(hint) is Literal:
             choices = get_args(hint)
-            checks.append((name, functools.partial(_check_literal, choices)))
+            checks.append((name, functools.partial(_check_literal, choices), optional))
         for part in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
             if isinstance(part, str):
                 shapes.append((name, tuple(part.split()), optional))
             else:
-                checks.append((name, part))
+                checks.append((name, part, optional))
     return shapes, checks

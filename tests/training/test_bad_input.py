@@ -214,8 +214,9 @@ def test_a_setting_that_cannot_be(arguments, message):
 FILES_OF_SETTINGS = {
     "unknown key": (b"modle: {hidden: [3]}\n", "does not accept option 'modle"),
     "unknown key below": (b"data: {batchsize: 3}\n", "does not accept option 'data.batchsize'"),
-    "broken": (b"model: [\n", "Problems parsing config: "),
-    "a list": (b"- 1\n- 2\n", "Unexpected config: "),
+    "broken": (b"model: [\n", "--config: the file must be YAML: "),
+    "a list": (b"- 1\n- 2\n", "--config must be a file with keys such as model:, got - 1 - 2"),
+    "empty": (b"", "--config must be a file with keys such as model:, got nothing"),
     "a number for a model": (b"model: 3\n", "--model: Not a valid subclass of Classifier"),
     "bytes": (b"\xff\xfe\0", "--config: file.yaml is no text file"),
     "missing": (
