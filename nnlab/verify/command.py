@@ -28,8 +28,8 @@ Without FILE, every hand-written gradient of nnlab is tested in five ways:
   autograd      torch's gradient of an independent expression, with a random incoming gradient, and with exact
                 zeros, ties and large values planted among the inputs
   differences   central differences of the function itself
-  precision     no farther from float64 than twice torch's own float32
-  trajectory    ten training steps beside the nn.Module twin
+  precision     its error against float64, at most twice that of torch's own float32
+  trajectory    ten training steps, against those of the same network of torch.nn modules
 
 A learner's FILE defines any of
   perceptron_update(w, x, d, eta) -> w                       w = [θ, w₁ …], x = [−1, x₁ …]
