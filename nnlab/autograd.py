@@ -1,6 +1,7 @@
 """The bridge: hand-written gradients for code that expects ``torch.autograd``, ``torch.func`` or ``torch.compile``.
 
-``ManualGradient`` delegates; no gradient is computed here. A second derivative is an error, not a wrong number.
+``ManualGradient`` calls the functions of ``nnlab.ops``; no gradient is written here.
+A second derivative is an error, not a wrong number.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from nnlab.ops import (
 )
 from nnlab.validation import check_choice, check_tensors
 
+__all__ = ["ManualGradient", "activation", "by_hand", "l2_penalty", "linear", "loss", "mlp"]
+
 Tensors = tuple[Tensor | None, ...]
 
 
@@ -30,8 +33,8 @@ class ManualGradient(torch.autograd.Function):
     """A function whose gradient was written by hand; ``by_hand(forward, saved, backward, *inputs)`` calls it.
 
     ``forward(*inputs)`` returns the output, ``saved(inputs, output)`` what the gradient needs, and
-    ``backward(needed, gradient, *saved)`` one gradient, or None, per input; ``needed`` says which inputs want theirs.
-    Autograd refuses to go on when a saved tensor was changed in between.
+    ``backward(needed, gradient, *saved)`` one gradient, or None, per input; ``needed`` says which inputs need one.
+    Autograd raises an error if a saved tensor was changed in between.
     """
 
     generate_vmap_rule = True
@@ -50,6 +53,8 @@ class ManualGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         """The gradient by hand, which is a function with a gradient of its own: one that refuses."""
+        if ctx.gradient is _refuse:  # here, as not all of its outputs need have a gradient to look at
+            _refuse()
         gradient = partial(ctx.gradient, ctx.needs_input_grad[3:])
         tensors = (*gradients, *ctx.saved_tensors)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # no second derivative can be asked for
@@ -75,10 +80,18 @@ def by_hand(forward: Callable[..., Any], saved: Any, backward: Any, *inputs: Ten
 
 def _without_autocast(function: Callable[..., Any], *tensors: Tensor) -> Any:
     """``function(*tensors)``, whose operations cast nothing."""
-    if not torch.is_autocast_enabled(tensors[0].device.type):  # entering the context twice takes a tenth of a step
+    if not _autocast(tensors[0]):  # entering the context twice takes a tenth of a step
         return function(*tensors)
     with torch.autocast(tensors[0].device.type, enabled=False):
         return function(*tensors)
+
+
+def _autocast(x: object) -> bool:
+    """Whether autocast is on where a tensor is; not for what is no tensor, which the operation's own error names."""
+    if not isinstance(x, Tensor):
+        return False
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _nothing(inputs: Sequence[Tensor], output: Any) -> Tensors:
@@ -129,7 +142,7 @@ def loss(
     """
     check_choice("name", name, LOSSES)
     row = LOSSES[name]
-    if torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.bfloat16, torch.float16):
+    if _autocast(logits) and logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
 
     def forward(logits: Tensor, target: Tensor, *weight: Tensor) -> Tensor:
@@ -165,11 +178,10 @@ def mlp(network: MLP, x: Tensor) -> Tensor:
     Raises:
         ArgumentError: x does not fit the network.
     """
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _autocast(x):
         output: Tensor = network(x, linear, activation)
         return output
-    dtype, full = torch.get_autocast_dtype(device), x.dtype
+    dtype, full = torch.get_autocast_dtype(x.device.type), x.dtype
 
     def cast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         check_tensors(weight=(weight, "O I"), bias=(bias, "O"))

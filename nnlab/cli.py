@@ -15,7 +15,7 @@ TRAINING = {
     "test": "measure a checkpoint on the 10,000 test images",
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
-LEARNING = {
+OTHERS = {
     "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "test every hand-written gradient, or say what is wrong with a learner's",
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for name, text in {**TRAINING, **LEARNING}.items():
+    for name, text in {**TRAINING, **OTHERS}.items():
         commands.add_parser(name, help=text, add_help=False)
     options = parser.parse_args(arguments)
     if options.version:

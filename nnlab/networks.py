@@ -20,12 +20,14 @@ from nnlab.ops import (
 )
 from nnlab.validation import ArgumentError, check_at_least, check_choice, check_labels, check_positive, check_tensors
 
+__all__ = ["MLP", "Activation", "Gradients", "Linear", "Pass", "PerceptronBank", "mlp_backward", "mlp_forward"]
+
 LinearFunction = Callable[[Tensor, Tensor, Tensor], Tensor]  # x, weight, bias -> u
 ActivationFunction = Callable[[Tensor, str], Tensor]  # u, name -> z
 
 
 class Pass(NamedTuple):
-    """What one layer was given and computed on the way forward, which its gradients need on the way back."""
+    """What the gradients of one layer need from the forward pass."""
 
     x: Tensor  # its input o⁽ᵏ⁻¹⁾, (N, I)
     weight: Tensor  # (O, I)
@@ -34,7 +36,7 @@ class Pass(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What backpropagation found."""
+    """The result of backpropagation."""
 
     x: Tensor | None  # ∂E/∂x, (N, I), where it was asked for
     parameters: tuple[Tensor, ...]  # ∂E/∂W⁽¹⁾, ∂E/∂b⁽¹⁾, …, ∂E/∂W⁽ᵐ⁾, ∂E/∂b⁽ᵐ⁾
@@ -60,15 +62,17 @@ def mlp_forward(x: Tensor, parameters: Sequence[Tensor], activations: Sequence[s
 
 
 def mlp_backward(
-    grad_output: Tensor, passes: Sequence[Pass], activations: Sequence[str], with_input: bool = False
+    grad_y: Tensor, passes: Sequence[Pass], activations: Sequence[str], with_input: bool = False
 ) -> Gradients:
     """Backpropagation: from ∂E/∂y, (N, K), each layer's δ = ∂E/∂u, and from its δ the gradients of its parameters.
 
     ``with_input`` asks for ∂E/∂x too, which is one more matrix product.
     """
+    if len(passes) != len(activations):
+        raise ArgumentError("passes", f"must be one for each of {len(activations)} layers, got {len(passes)}")
     parameters: list[Tensor] = []
     deltas: list[Tensor] = []
-    grad_z = grad_output  # at the output layer the first factor of eq. 3.11, as (y − t)
+    grad_z = grad_y  # at the output layer the first factor of eq. 3.11, as (y − t)
     for k in reversed(range(len(passes))):
         x, weight, u, z = passes[k]
         activation = ACTIVATIONS[activations[k]]
@@ -82,8 +86,14 @@ def mlp_backward(
     return Gradients(grad_z if with_input else None, tuple(parameters), tuple(deltas))
 
 
-# torch has no public way to ask a module for its hooks
+# torch has no public way to ask a module for its hooks, nor for those of all modules
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module, or one within it, has a hook of its own or one of all modules."""
+    everywhere = any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
+    return everywhere or any(getattr(each, hooks) for each in module.modules() for hooks in _HOOKS)
 
 
 class Linear(nn.Module):
@@ -121,9 +131,9 @@ class Activation(nn.Module):
 class MLP(nn.Module):
     """A multi-layer perceptron of any depth: linear layers and activations by turns, as in ``torch.nn.Sequential``.
 
-    ``network(x)`` is an ordinary module that autograd differentiates. ``propagate`` and ``backward`` are the gradient
-    by hand, and ``nnlab.autograd.mlp(network, x)`` gives it to code that expects autograd. Parameters are named as in
-    the ``Sequential`` of ``to_sequential``: a ``state_dict`` of one loads into the other.
+    ``network(x)`` is an ordinary module that autograd differentiates. ``propagate`` and ``backward`` compute the
+    hand-written gradient, and ``nnlab.autograd.mlp(network, x)`` makes autograd use it. Parameters are named as in the
+    ``Sequential`` of ``to_sequential``: a ``state_dict`` of one loads into the other.
 
     >>> network = MLP([2, 3, 1], "tanh", generator=torch.Generator().manual_seed(0))
     >>> network
@@ -208,8 +218,8 @@ class MLP(nn.Module):
         """Forward propagation with what ``backward`` needs of each layer, from the first to the last.
 
         Raises:
-            ArgumentError: x does not fit, or a hook on a layer changes what it is given or what it returns, which
-                ``backward`` could not know; autograd and ``nnlab.autograd.mlp`` do.
+            ArgumentError: x does not fit, or a hook changes a layer's input or output, which ``backward`` could not
+                know; autograd and ``nnlab.autograd.mlp`` do.
         """
         passes: list[Pass] = []
 
@@ -238,21 +248,30 @@ class MLP(nn.Module):
             )
 
     @torch.no_grad()
-    def backward(self, grad_output: Tensor, passes: Sequence[Pass], with_input: bool = False) -> Gradients:
+    def backward(self, grad_y: Tensor, passes: Sequence[Pass], with_input: bool = False) -> Gradients:
         """``mlp_backward`` from ∂E/∂y, (N, K): the gradients of the weights and biases as ``propagate`` read them."""
-        return mlp_backward(grad_output, passes, self.activations, with_input)
+        return mlp_backward(grad_y, passes, self.activations, with_input)
 
     @property
     def plain(self) -> bool:
-        """Whether every layer is as it was made, without a hook, a parametrisation or pruning.
+        """Whether every layer is as it was made, without a hook, a parametrisation, pruning or a forward of its own.
 
         Only then do ``parameters()`` and ``activations`` say all that there is to know of the network.
         """
         made = all(type(layer) is (Activation if k % 2 else Linear) for k, layer in enumerate(self))
-        return made and not any(getattr(module, hooks) for module in self.modules() for hooks in _HOOKS)
+        own = any("forward" in vars(module) for module in self.modules())
+        return made and not own and not _hooked(self)
 
     def to_sequential(self) -> nn.Sequential:
-        """The same network in torch's own modules, holding a copy of the parameters."""
+        """The same network in torch's own modules, holding a copy of the parameters.
+
+        Raises:
+            ArgumentError: the network is not ``plain``, so that a copy would compute something else.
+        """
+        if not self.plain:
+            raise ArgumentError(
+                "network", "must have no hook, parametrisation, pruning or forward of its own to be copied, got one"
+            )
         twin = nn.Sequential()
         for n_in, n_out, name in zip(self.sizes[:-1], self.sizes[1:], self.activations, strict=True):
             twin.append(nn.Linear(n_in, n_out, device="meta")).append(ACTIVATIONS[name].module())
@@ -261,26 +280,32 @@ class MLP(nn.Module):
 
     @classmethod
     def from_sequential(cls, model: nn.Sequential) -> Self:
-        """The network that computes the same as a ``Sequential`` of ``Linear`` layers and activations, a copy of it.
+        """The network that computes the same as a ``Sequential``, with a copy of its parameters.
 
-        Two linear layers in a row, or one at the end, have the identity between or behind them.
+        A linear layer that no activation follows gets the identity.
 
         Raises:
-            ArgumentError: a module is neither a linear layer with a bias nor an activation of the table.
+            ArgumentError: a module is neither a linear layer with a bias nor an activation of the table, layers do not
+                fit one another, dtypes or devices differ, or a module has a hook or pruning.
         """
+        if not isinstance(model, nn.Sequential):
+            raise ArgumentError("model", f"must be a torch.nn.Sequential, got {type(model).__name__}")
+        if _hooked(model):
+            raise ArgumentError("model", "must have no hook and no pruning to be copied, got one")
         linears: list[nn.Linear] = []
         names: list[str] = []
         for index, module in enumerate(model):
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            own = getattr(module.forward, "__func__", None) is not nn.Linear.forward
+            if isinstance(module, nn.Linear) and module.bias is not None and not own:
                 names += ["identity"] * (len(linears) - len(names))
                 linears.append(module)
-            elif len(names) < len(linears) and (name := _name(module)) is not None:
+            elif len(names) < len(linears) and (name := _activation_name(module)) is not None:
                 names.append(name)
             else:
                 known = ", ".join(repr(row.module()) for row in ACTIVATIONS.values())
                 raise ArgumentError(
                     f"model[{index}]",
-                    f"must be a Linear with a bias, or after one an activation ({known}), got {module}",
+                    f"must be a Linear with a bias, or an activation after one ({known}), got {module}",
                 )
         if not linears:
             raise ArgumentError("model", "must have at least one Linear layer, got none")
@@ -289,14 +314,16 @@ class MLP(nn.Module):
         for below, above in pairwise(linears):
             if below.out_features != above.in_features:
                 raise ArgumentError("model", f"must have layers that fit one another, got {below} and {above}")
-        weight = linears[0].weight
-        network = cls(sizes, names, dtype=weight.dtype, device=weight.device)
         values = [p.detach().clone() for layer in linears for p in (layer.weight, layer.bias)]
+        if len(kinds := dict.fromkeys((p.dtype, p.device) for p in values)) > 1:
+            found = " and ".join(f"{dtype} on {device}" for dtype, device in kinds)
+            raise ArgumentError("model", f"must have parameters of one dtype on one device, got {found}")
+        network = cls(sizes, names, dtype=values[0].dtype, device=values[0].device)
         network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
         return network
 
 
-def _name(module: nn.Module) -> str | None:
+def _activation_name(module: nn.Module) -> str | None:
     """The name of the activation that a module of torch's computes."""
 
     def settings(module: nn.Module) -> tuple[object, ...]:
@@ -307,11 +334,11 @@ def _name(module: nn.Module) -> str | None:
 
 
 class PerceptronBank(nn.Module):
-    """K perceptrons that share their inputs and learn one against all the others, or one that tells two classes apart.
+    """K perceptrons with the same inputs, each of which learns one class against the others; or one, for two classes.
 
     Besides its weights the bank keeps the sums from which their average over all samples so far follows: with Δₛ the
-    change made at sample s, the mean of w after samples 0 … T−1 is w − (Σₛ s Δₛ) / T. The average gives each weight a
-    vote for every sample it survived (Freund and Schapire, 1999), and is far steadier than the last weight.
+    change made at sample s, the mean of w after samples 0 … T−1 is w − (Σₛ s Δₛ) / T. The average changes far less from
+    sample to sample than the last weight does (Freund and Schapire, 1999).
 
     >>> bank = PerceptronBank(2, 1)
     >>> error = bank.learn_(torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 0]), lr=0.5)
@@ -386,7 +413,7 @@ class PerceptronBank(nn.Module):
 
     @torch.no_grad()
     def store_(self, error: Tensor, weight: Tensor, bias: Tensor, x: Tensor, lr: float) -> None:
-        """Take over what the rule returned for samples x, (N, I), and add their changes to the average's sums."""
+        """Store what the rule returned for samples x, (N, I), and add the changes to the sums for the average."""
         weight_lag, bias_lag = self.weight_lag.clone(), self.bias_lag.clone()
         for n in error.any(1).nonzero().flatten().tolist():
             change = error[n] * lr * (n + self.n_samples)

@@ -101,9 +101,9 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _readable(tensor: Tensor) -> Tensor | None:
-    """The values of a tensor where they can be read at no cost; None on a device, whose stream that would stop.
+    """A tensor whose values can be read at no cost; None on another device than a CPU, and where there are none.
 
-    Inside ``torch.func.vmap`` the values of all samples are there; they are read, never computed with.
+    Inside ``torch.func.vmap`` it has the values of all samples, for checks only.
     """
     tensor = torch.func.debug_unwrap(tensor)
     return tensor if tensor.device.type == "cpu" and tensor.numel() else None
@@ -112,8 +112,8 @@ def _readable(tensor: Tensor) -> Tensor | None:
 def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "target", everywhere: bool = False) -> None:
     """Check that class labels are int64, (N,), from 0 to K − 1, N and device being those of ``like``, (N, …).
 
-    The range is read on a CPU only, unless ``everywhere``: elsewhere it would stop the stream, and there the gather of
-    a loss refuses by itself.
+    Values are read on a CPU only, unless ``everywhere``: reading them on another device would wait for its stream, and
+    the gather of a loss fails there by itself.
 
     Raises:
         ArgumentError: naming the argument, what came and what is expected.
@@ -134,7 +134,7 @@ def check_labels(target: Tensor, like: Tensor, n_classes: int, name: str = "targ
 
 
 def check_sample_weight(sample_weight: Tensor, name: str = "sample_weight") -> None:
-    """Check that sample weights are finite, not negative, and not all zero (read on a CPU only, as labels are).
+    """Check that sample weights are finite, not negative, and not all zero (on a CPU only, as for labels).
 
     Raises:
         ArgumentError: naming the argument.
@@ -149,7 +149,7 @@ def check_sample_weight(sample_weight: Tensor, name: str = "sample_weight") -> N
 
 
 class Between(NamedTuple):
-    """Checks that every entry of a tensor lies between two numbers (read on a CPU only, as labels are)."""
+    """A check that every entry of a tensor lies between two numbers (on a CPU only, as for labels)."""
 
     low: float
     high: float
@@ -164,7 +164,7 @@ class Between(NamedTuple):
 
 
 def check_values(name: str, tensor: Tensor, allowed: Tensor) -> None:
-    """Check that every entry of a tensor is one of the allowed values (read on a CPU only, as labels are).
+    """Check that every entry of a tensor is one of the allowed values (on a CPU only, as for labels).
 
     Raises:
         ArgumentError: an entry is another value.
@@ -274,10 +274,10 @@ _call = _Call()
 
 
 def op(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the arguments of each call against the annotations, once per outermost call, 4 µs for three tensors.
+    """Check the arguments of each outermost call against the annotations (4 µs for three tensors).
 
     An annotation is ``Annotated[Tensor, "N I"]``, a shape in dimension letters as in ``check_tensors``, with further
-    checks behind it, ``check(name, value, arguments)``; or ``Literal[…]``, the allowed values. Under ``torch.compile``
+    checks after it, ``check(name, value, arguments)``; or ``Literal[…]``, the allowed values. Under ``torch.compile``
     and ``torch.export``, which could not follow them, the checks are left out.
 
     Raises:
@@ -293,7 +293,7 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling() or _call.inside:
             return function(*args, **kwargs)
-        arguments = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}  # too many: the call says so itself
+        arguments = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}  # too many: the call raises
         _call.inside = True
         try:
             _check_tensors(
@@ -303,8 +303,8 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
                     if name in arguments and not (optional and arguments[name] is None)
                 ]
             )
-            for name, check in checks:
-                if arguments.get(name) is not None:
+            for name, check, optional in checks:
+                if name in arguments and not (optional and arguments[name] is None):
                     check(name, arguments[name], arguments)
             return function(*args, **kwargs)
         finally:
@@ -319,20 +319,20 @@ def _check_literal(choices: tuple[str, ...], name: str, value: str, arguments: d
 
 def _declared(
     names: Iterable[str], hints: dict[str, Any]
-) -> tuple[list[tuple[str, tuple[str, ...], bool]], list[tuple[str, Check]]]:
-    """The shapes, with whether None is allowed, and the further checks that a signature declares."""
+) -> tuple[list[tuple[str, tuple[str, ...], bool]], list[tuple[str, Check, bool]]]:
+    """The shapes and the further checks that a signature declares, with whether None is allowed."""
     shapes: list[tuple[str, tuple[str, ...], bool]] = []
-    checks: list[tuple[str, Check]] = []
+    checks: list[tuple[str, Check, bool]] = []
     for name in names:
         hint, optional = hints[name], False
         if type(None) in get_args(hint):
             (hint,), optional = [part for part in get_args(hint) if part is not type(None)], True
         if get_origin(hint) is Literal:
             choices = get_args(hint)
-            checks.append((name, functools.partial(_check_literal, choices)))
+            checks.append((name, functools.partial(_check_literal, choices), optional))
         for part in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
             if isinstance(part, str):
                 shapes.append((name, tuple(part.split()), optional))
             else:
-                checks.append((name, part))
+                checks.append((name, part, optional))
     return shapes, checks

@@ -136,6 +136,9 @@ def test_the_first_layers_inputs_get_a_gradient_only_where_they_ask(monkeypatch:
             r"^target must be a torch\.Tensor, got list$",
         ),
         (lambda: autograd.mlp(MLP([3, 2]), torch.zeros(4, 3).double()), "^weight must have the dtype of x"),
+        (lambda: autograd.mlp(MLP([3, 2]), [[0.0]]), r"^x must be a torch\.Tensor, got list$"),
+        (lambda: autograd.activation([0.0], "relu"), r"^u must be a torch\.Tensor, got list$"),
+        (lambda: autograd.loss([0.0], [0], "sum_of_squares"), r"^logits must be a torch\.Tensor, got list$"),
         (lambda: autograd.l2_penalty(torch.zeros(3), 0.1), r"^weight must have shape \(O, I\), got \(3,\)$"),
         (lambda: autograd.linear(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(3)), "^bias must have shape"),
     ],
@@ -357,6 +360,22 @@ SECOND_DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any
     "backward twice": backward_twice,
     "functional.hessian": torch.autograd.functional.hessian,
 }
+
+
+def test_a_second_derivative_by_the_parameters_alone_is_an_error() -> None:
+    """The first layer then has no ∂E/∂x at which a second derivative could arrive."""
+    network = MLP([3, 4, 2], "tanh")
+    error = autograd.mlp(network, torch.randn(5, 3)).square().sum()
+    gradients = torch.autograd.grad(error, list(network.parameters()), create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once differentiable"):
+        sum(g.square().sum() for g in gradients).backward()
+
+
+def test_a_network_on_the_meta_device_has_shapes() -> None:
+    network, x = MLP([3, 4, 2], device="meta"), torch.empty(5, 3, device="meta")
+    autograd.mlp(network, x).sum().backward()
+    assert network[0].weight.grad is not None
+    assert network[0].weight.grad.shape == (4, 3)
 
 
 # torch itself calls torch.jit.script there: a DeprecationWarning up to torch 2.13, a FutureWarning from 2.14 on

@@ -10,15 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.fabric.accelerators import MPSAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from nnlab import __version__
 from nnlab.data import load
 from nnlab.networks import MLP
 from nnlab.recipes import recipes
-from nnlab.training import AtomicCheckpointIO, command, read_checkpoint
+from nnlab.training import AtomicCheckpointIO, LitMLP, command, read_checkpoint
 from tests.training.runs import CONFIGS, REPOSITORY, SMOKE, Ended, figures, files_in, fit, nnlab
 
 RUN = Path("runs/LitMLP/version_0")
@@ -162,6 +165,20 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
 
 
 # What Lightning adds
+
+
+def test_a_run_is_on_the_cpu_where_mps_is_the_only_other_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    accelerators = []
+
+    def stop(learner: LitMLP, trainer: L.Trainer) -> None:
+        accelerators.append(trainer.accelerator)
+        sys.exit()
+
+    monkeypatch.setattr(LitMLP, "check_trainer", stop)  # which is called before anything is trained
+    smoke()
+    assert [type(accelerator) for accelerator in accelerators] == [CPUAccelerator]
 
 
 def test_an_optimizer_on_the_command_line_takes_the_place_of_the_files():

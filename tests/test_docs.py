@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
-EQUATIONS = (Path(__file__).parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
-NAMES = sorted(set(re.findall(r"`(nnlab\.[\w.]+)`", EQUATIONS)))
+REPOSITORY = Path(__file__).parents[1]
+EQUATIONS, ARCHITECTURE = (
+    (REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("equations.md", "architecture.md")
+)
+NAMES = sorted(set(re.findall(r"`(nnlab\.[\w.]+)`", EQUATIONS + ARCHITECTURE)))
+FILES = sorted(set(re.findall(r"`((?:tests|docs|scripts|configs)/[\w./-]+)`", ARCHITECTURE)))
 
 
 def resolve(name: str) -> object:
@@ -27,7 +31,7 @@ def resolve(name: str) -> object:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_in_the_equations_resolves(name):
+def test_every_name_in_the_docs_resolves(name):
     assert resolve(name) is not None
 
 
@@ -35,6 +39,11 @@ def test_every_name_in_the_equations_resolves(name):
 def test_a_name_that_does_not_exist_would_be_found(name):
     with pytest.raises((AttributeError, ModuleNotFoundError)):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_in_the_architecture_exists(name):
+    assert (REPOSITORY / name).exists()
 
 
 @pytest.mark.parametrize("number", [f"3.{n}" for n in range(1, 20)])

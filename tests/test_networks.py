@@ -407,6 +407,62 @@ def test_a_network_with_a_hook_is_not_plain(hook: str) -> None:
         assert network.plain
 
 
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_of_all_modules_is_one_of_the_network(hook: str) -> None:
+    network = MLP([4, 3, 2])
+    handle = getattr(nn.modules.module, f"register_module_{hook}")(lambda *args: None)
+    try:
+        assert not network.plain
+    finally:
+        handle.remove()
+    assert network.plain
+
+
+def test_a_network_with_a_layer_that_has_a_forward_of_its_own_is_not_plain() -> None:
+    network = MLP([4, 2])
+    network[0].forward = lambda x, function: 2 * function(x, network[0].weight, network[0].bias)
+    assert not network.plain
+
+
+@pytest.mark.parametrize("name", ["prune the weight", "parametrize both", "hooks that change something"])
+def test_only_a_plain_network_is_copied_to_a_sequential(name: str) -> None:
+    network = MLP([6, 5, 4, 3])
+    MODIFICATIONS[name](network)
+    with pytest.raises(ArgumentError, match=r"^network must have no hook, parametrisation, pruning or forward"):
+        network.to_sequential()
+
+
+def test_a_sequential_that_computes_something_else_is_not_copied() -> None:
+    class Twice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    for name in ("prune the weight", "hooks that change something"):
+        model = MLP([6, 5, 4, 3]).to_sequential()
+        MODIFICATIONS[name](model)
+        with pytest.raises(ArgumentError, match=r"^model must have no hook and no pruning to be copied, got one$"):
+            MLP.from_sequential(model)
+    with pytest.raises(ArgumentError, match=r"^model\[0\] must be a Linear with a bias, .*, got Twice"):
+        MLP.from_sequential(nn.Sequential(Twice(4, 3)))
+    mixed = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).double())
+    with pytest.raises(
+        ArgumentError, match=r"^model must have parameters of one dtype on one device, got torch\.float32 on cpu and "
+    ):
+        MLP.from_sequential(mixed)
+    with pytest.raises(ArgumentError, match=r"^model must be a torch\.nn\.Sequential, got Linear$"):
+        MLP.from_sequential(nn.Linear(4, 3))  # type: ignore[arg-type]
+    model = MLP([6, 5, 4, 3]).to_sequential()
+    MODIFICATIONS["parametrize both"](model)  # its weights are what it computes with
+    x = torch.randn(5, 6)
+    assert_close(MLP.from_sequential(model)(x).detach(), model(x).detach())
+
+
+def test_backpropagation_needs_the_passes_of_every_layer() -> None:
+    network = MLP([4, 3, 3, 3])
+    with pytest.raises(ArgumentError, match=r"^passes must be one for each of 3 layers, got 2$"):
+        network.backward(torch.ones(5, 3), network.propagate(torch.randn(5, 4))[1:])
+
+
 def test_a_network_with_a_layer_of_another_kind_is_not_plain() -> None:
     network = MLP([4, 3, 2])
     network[0].requires_grad_(False)

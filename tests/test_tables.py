@@ -21,7 +21,7 @@ from nnlab.ops.losses import weights
 from nnlab.training import LitMLP
 from nnlab.validation import NK, AnyShape, Labels, SampleWeight, Scalar, op
 from nnlab.verify import check_gradients, suite
-from nnlab.verify.optable import networks, operations
+from nnlab.verify.optable import in_place_forms, networks, operations
 from tests.tolerances import TRAJECTORY, assert_close
 from tests.training.runs import digits, epochs, trainer
 
@@ -200,6 +200,28 @@ def test_nnlab_check_refuses_one_that_is_wrong(table: dict[str, Any], monkeypatc
     result = suite.check_operation(operation, torch.float64, CPU)
     assert not result.ok
     assert result.diagnosis
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "wrong"),
+    [
+        (ACTIVATIONS, "tanh", {"forward_": torch.Tensor.sigmoid_}),
+        (ACTIVATIONS, "relu", {"backward_": lambda grad_z, z: grad_z.mul_(z)}),
+        (LOSSES, "softmax_cross_entropy", {"backward_": lambda u, t, out: torch.sub(u, t, out=out)}),
+        (LOSSES, "binary_cross_entropy", {"errors": lambda u, t: (u - t).square().sum(1)}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nnlab_check_refuses_a_wrong_form_for_the_engine(
+    table: dict[str, Any], name: str, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checked() -> suite.Result:
+        operation = next(each for each in in_place_forms() if each.name.split(",")[0] == name)
+        return suite.check_operation(operation, torch.float32, CPU)
+
+    assert checked().ok
+    monkeypatch.setitem(table, name, table[name]._replace(**wrong))
+    assert not checked().ok
 
 
 def test_check_gradients_knows_them() -> None:

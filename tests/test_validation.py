@@ -323,6 +323,8 @@ def test_a_call_passes_by_position_by_name_and_by_default():
         (lambda: scaled(X, W, 0.0), r"factor must be a number greater than 0, got 0\.0"),
         (lambda: scaled(X, W, factor=-1), "factor must be a number greater than 0, got -1"),
         (lambda: scaled(X, W, side="up"), "side must be one of 'left', 'right', got 'up'"),
+        (lambda: scaled(X, W, side=None), "side must be one of 'left', 'right', got None"),
+        (lambda: scaled(X, W, None), "factor must be a number greater than 0, got None"),
         (lambda: scaled(X, W, 1.0, None, "up"), "side must be one of 'left', 'right', got 'up'"),
         (lambda: scaled(zeros(5), W, 0.0, side="up"), r"x must have shape \(N, I\), got \(5,\)"),  # tensors first
     ],

@@ -22,7 +22,7 @@ from torch import Tensor
 from nnlab.validation import ArgumentError
 
 MAX_BYTES = 256 * 2**20
-"""The largest uncompressed file that is read unless more is asked for: five times MNIST's training images."""
+"""The default of ``max_bytes``, the largest uncompressed file that is read: five times MNIST's training images."""
 
 _CHUNK = 2**20
 _GZIP_CHUNK = 2**16

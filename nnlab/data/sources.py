@@ -101,7 +101,7 @@ def _fetch(name: str, folder: Path, missing: list[FileSpec]) -> None:
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
     raise DataError(
-        f"{name}: {_names(missing)} missing in {folder} and not to be had ({'; '.join(reasons)}); "
+        f"{name}: {_names(missing)} missing in {folder} and cannot be downloaded ({'; '.join(reasons)}); "
         "put these files there by hand, as they are or as .gz"
     )
 

@@ -1,4 +1,4 @@
-"""What all pictures share: one base class, one style, and colours that colour-blind readers can tell apart.
+"""The base class and the style of all pictures, with colours that colour-blind readers can tell apart.
 
 The style is set on the artists of a picture, never in ``matplotlib.rcParams``: a user's other figures stay as they are.
 """
@@ -58,7 +58,7 @@ def new_axes(n: int, width: float, height: float) -> list[Axes]:
 def style_axes(
     ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: Literal["x", "y", "both"] | None = None
 ) -> None:
-    """Give axes their texts in the common sizes, a light grid behind the data, and no frame above and on the right."""
+    """Set the texts of axes in the common sizes, a light grid behind the data, and no frame at the top and right."""
     ax.set_title(title, fontsize=TITLE)
     ax.set_xlabel(xlabel, fontsize=LABEL)
     ax.set_ylabel(ylabel, fontsize=LABEL)

@@ -18,7 +18,7 @@ Masks = Callable[[int], Sequence[Tensor]]
 
 
 def check_network(parameters: Sequence[Tensor], activations: Sequence[str], x: Tensor) -> None:
-    """Hold the layers to one another and to the inputs.
+    """Check that the layers fit one another and the inputs.
 
     Raises:
         ArgumentError: their number, a shape, dtype, device or layout, or the name of an activation is wrong.
@@ -55,7 +55,7 @@ def check_target(target: Tensor, x: Tensor, loss: str, n_outputs: int) -> None:
 
 
 def check_order(order: Tensor, x: Tensor, most: int | None = None) -> None:
-    """Hold the numbers of samples, (n,) int64, to those there are, and n to a maximum.
+    """Check sample indices, (n,) int64, and that n is at most a maximum.
 
     Raises:
         ArgumentError: shape, dtype or device, a number out of range, or too many.

@@ -1,6 +1,6 @@
-"""The in-place forms of activations and losses, bound to their buffers; without one, the pure functions and a copy.
+"""The in-place forms of activations and losses, bound to their buffers.
 
-Tests compare each with its op.
+Where a row of the tables has none, the result of the pure function is copied. Tests compare each with its op.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Bound = Callable[[], Any]
 
 
 def activate_(name: str, u: Tensor) -> Bound:
-    """What turns u into z = h(u)."""
+    """A function that overwrites u with z = h(u)."""
     row = ACTIVATIONS[name]
     return partial(row.forward_, u) if row.forward_ is not None else lambda: u.copy_(row.forward(u))
 
 
 def activation_backward_(name: str, grad_z: Tensor, saved: Tensor) -> Bound:
-    """What turns ∂E/∂z into δ = ∂E/∂z h'(u), given u or z as the row saves it."""
+    """A function that overwrites ∂E/∂z with δ = ∂E/∂z h'(u); ``saved`` is u or z, as the row says."""
     row = ACTIVATIONS[name]
     if row.backward_ is not None:
         return partial(row.backward_, grad_z, saved)
@@ -29,13 +29,13 @@ def activation_backward_(name: str, grad_z: Tensor, saved: Tensor) -> Bound:
 
 
 def loss_backward_(name: str, logits: Tensor, target: Tensor, delta: Tensor) -> Bound:
-    """What writes the gradient of the summed errors into δ, all (N, K), a label being a row of the unit matrix."""
+    """A function that writes the gradient of Σₙ Eₙ into ``delta``; all are (N, K), labels as rows of 0 and 1."""
     row = LOSSES[name]
     if row.backward_ is not None:
         return partial(row.backward_, logits, target, delta)
 
     def run() -> None:
-        given = target.argmax(1) if row.target == "labels" else target
-        delta.copy_(row.backward(logits.new_ones(()), logits, given))
+        expected = target.argmax(1) if row.target == "labels" else target
+        delta.copy_(row.backward(logits.new_ones(()), logits, expected))
 
     return run

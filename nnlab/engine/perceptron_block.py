@@ -1,6 +1,6 @@
 """The perceptron's learning rule for a block of samples at once, with the sequential rule's answer.
 
-Within a block the error of sample n depends on the errors before it alone: with S the net inputs before the block
+Within a block the error of sample n depends only on the errors before it: with S the net inputs before the block
 and L = tril(X Xᵀ + 1, −1), the errors satisfy e = g(S − η L e) − d. L is strictly triangular, so there is one
 solution, and it is the sequential rule's. Iterated from e = g(S) − d, the first r entries are final after r sweeps,
 and two equal sweeps certify the answer.
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nnlab.networks import PerceptronBank
 from nnlab.ops import StepFunction, linear_forward, perceptron_rule, step
-from nnlab.validation import check_at_least, check_positive, check_tensors, check_values
+from nnlab.ops.perceptron import check_desired
+from nnlab.validation import check_at_least, check_positive, check_tensors
 
 
 def perceptron_rule_blocked(
@@ -19,7 +20,7 @@ def perceptron_rule_blocked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``perceptron_rule`` in blocks of samples: the same arguments, and the same results to the last bit.
 
-    Nearly all of the work is a few matrix products per block, in float64. The sequential rule's sums round otherwise:
+    Nearly all of the work is a few matrix products per block, in float64. The sequential rule's sums round differently:
     a sample with a net input too close to 0 for its sign to be certain is learnt by the sequential rule, and the block
     starts again after it. The updates are made one by one, in order.
 
@@ -27,7 +28,7 @@ def perceptron_rule_blocked(
         ArgumentError: as ``perceptron_rule``, or a block of fewer than 1 samples.
     """
     check_tensors(x=(x, "N I"), target=(target, "N K"), weight=(weight, "K I"), bias=(bias, "K"))
-    check_values("target", target, g(target.new_tensor([-1.0, 1.0])))  # no other can be met
+    check_desired("target", target, g)
     check_positive("lr", lr)
     check_at_least("block", block, 1)
     weight, bias = (p.clone(memory_format=torch.contiguous_format) for p in (weight, bias))

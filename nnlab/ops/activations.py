@@ -12,14 +12,14 @@ from nnlab.validation import AnyShape, op
 
 
 class Activation(NamedTuple):
-    """All that nnlab knows of an activation; whoever needs a part of it reads this row."""
+    """All that nnlab knows of an activation; every other module reads it here."""
 
     forward: Callable[[Tensor], Tensor]  # u -> z
     backward: Callable[[Tensor, Tensor], Tensor]  # ∂E/∂z, and u or z -> δ = ∂E/∂u
     saves: Literal["u", "z"]  # what backward needs of the forward
     module: Callable[[], nn.Module]  # torch's own, for to_sequential and as the reference of the tests
     initial_std: Callable[[int, int], float]  # of the weights of a layer with I inputs and O units
-    formula: str  # of z, for a number or a letter in the place of {u}
+    formula: str  # of z; a number or a letter takes the place of {u}
     slope: str  # h'(u) as a factor, likewise of {u} or {z}
     forward_: Callable[[Tensor], Any] | None = None  # u becomes z in place; without it, the engine copies z
     backward_: Callable[[Tensor, Tensor], Any] | None = None  # ∂E/∂z becomes δ in place, likewise
@@ -29,17 +29,17 @@ ACTIVATIONS: dict[str, Activation] = {}
 
 
 def he(n_in: int, n_out: int) -> float:
-    """√(2 / I), for units that let nothing, or little, through on one side (He et al., 2015)."""
+    """√(2 / I), for activations that are 0, or nearly 0, for negative u (He et al., 2015)."""
     return sqrt(2 / n_in)
 
 
 def glorot(n_in: int, n_out: int) -> float:
-    """√(2 / (I + O)), for the others (Glorot and Bengio, 2010)."""
+    """√(2 / (I + O)), for the other activations (Glorot and Bengio, 2010)."""
     return sqrt(2 / (n_in + n_out))
 
 
-def _by(kernel: str, *settings: Any) -> Callable[[Tensor, Tensor], Any]:
-    """One of the kernels that autograd calls, writing δ where ∂E/∂z was."""
+def _in_place(kernel: str, *settings: Any) -> Callable[[Tensor, Tensor], Any]:
+    """The kernel that autograd calls for a backward, which here writes δ over ∂E/∂z."""
     function = getattr(torch.ops.aten, kernel).grad_input
     return lambda grad_z, saved: function(grad_z, saved, *settings, grad_input=grad_z)
 
@@ -75,7 +75,7 @@ def sigmoid_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 
 ACTIVATIONS["sigmoid"] = Activation(
     *(sigmoid_forward, sigmoid_backward, "z", nn.Sigmoid, glorot, "1 / (1 + e^(−{u}))", "{z}·(1 − {z})"),
-    *(torch.Tensor.sigmoid_, _by("sigmoid_backward")),
+    *(torch.Tensor.sigmoid_, _in_place("sigmoid_backward")),
 )
 
 
@@ -93,7 +93,7 @@ def tanh_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 
 ACTIVATIONS["tanh"] = Activation(
     *(tanh_forward, tanh_backward, "z", nn.Tanh, glorot, "tanh({u})", "(1 − {z}²)"),
-    *(torch.Tensor.tanh_, _by("tanh_backward")),
+    *(torch.Tensor.tanh_, _in_place("tanh_backward")),
 )
 
 
@@ -111,7 +111,7 @@ def relu_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 
 ACTIVATIONS["relu"] = Activation(
     *(relu_forward, relu_backward, "z", nn.ReLU, he, "max({u}, 0)", "(1 if {z} > 0 else 0)"),
-    *(torch.Tensor.relu_, _by("threshold_backward", 0)),
+    *(torch.Tensor.relu_, _in_place("threshold_backward", 0)),
 )
 
 
@@ -130,7 +130,7 @@ def leaky_relu_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 ACTIVATIONS["leaky_relu"] = Activation(
     *(leaky_relu_forward, leaky_relu_backward, "z", partial(nn.LeakyReLU, 0.01), he),
     *("({u} if {u} > 0 else 0.01·{u})", "(1 if {z} > 0 else 0.01)"),
-    *(partial(nn.functional.leaky_relu_, negative_slope=0.01), _by("leaky_relu_backward", 0.01, True)),
+    *(partial(nn.functional.leaky_relu_, negative_slope=0.01), _in_place("leaky_relu_backward", 0.01, True)),
 )
 
 
@@ -152,5 +152,5 @@ def _normal_distribution(u: Tensor) -> Tensor:
 
 ACTIVATIONS["gelu"] = Activation(
     *(gelu_forward, gelu_backward, "u", nn.GELU, he, "{u}·Φ({u})", "(Φ({u}) + {u}·φ({u}))"),
-    *(torch.ops.aten.gelu_, _by("gelu_backward")),
+    *(torch.ops.aten.gelu_, _in_place("gelu_backward")),
 )

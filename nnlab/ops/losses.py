@@ -17,10 +17,10 @@ Reduction = Literal["sum", "mean"]
 
 
 class Loss(NamedTuple):
-    """All that nnlab knows of a loss; whoever needs a part of it reads this row.
+    """All that nnlab knows of a loss; every other module reads it here.
 
-    The texts take a number or a letter for {u}, a logit, for {y}, the output that belongs to it, and for {t}, its
-    target, which is 0 or 1 where the targets are labels.
+    In the texts, {u} is a logit, {y} its output and {t} its target (0 or 1 where targets are labels); a number or a
+    letter takes the place of each.
     """
 
     forward: Callable[..., Tensor]  # logits, target, reduction, sample_weight -> E
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
     output_formula: str = "{u}"  # {exponentials} are the eᵘ of all outputs, added
     bounds: Between | None = None  # of the values of a target
     classifier_units: str = "identity"  # the output units of an estimator that classifies with this loss
-    log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, of shares of sigmoids
+    log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, y over the sum of all y
     backward_: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # ∂Σₙ Eₙ/∂logits into its third argument, given
     # logits and targets (N, K), a label being a row of 0 and 1; without it, the engine copies the result of backward
 
@@ -95,7 +95,7 @@ def binary_cross_entropy_forward(
 ) -> Scalar:
     """E = Σₙ wₙ Eₙ with Eₙ = −Σₖ [tₖ log yₖ + (1 − tₖ) log(1 − yₖ)] and y = σ(u) (the cost of section 3.4).
 
-    Nothing overflows in it, where the chapter's ``log(1. - output)`` meets log(0).
+    It cannot overflow; the chapter's ``log(1. - output)`` can be log(0).
     """
     return (weights(logits, reduction, sample_weight) * _logistic(logits, target)).sum()
 
@@ -122,7 +122,7 @@ LOSSES["binary_cross_entropy"] = Loss(
 )
 
 
-def _softmax(u: Tensor, t: Tensor) -> Tensor:
+def _cross_entropy(u: Tensor, t: Tensor) -> Tensor:
     return -functional.log_softmax(u, 1).gather(1, t[:, None]).squeeze(1)
 
 
@@ -131,7 +131,7 @@ def softmax_cross_entropy_forward(
     logits: NK, target: Labels, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
 ) -> Scalar:
     """E = Σₙ wₙ Eₙ with Eₙ = log Σₖ e^uₖ − u_t, t the class label (Bishop, 2006, eq. 4.108)."""
-    return (weights(logits, reduction, sample_weight) * _softmax(logits, target)).sum()
+    return (weights(logits, reduction, sample_weight) * _cross_entropy(logits, target)).sum()
 
 
 @op
@@ -144,7 +144,7 @@ def softmax_cross_entropy_backward(
 
 
 LOSSES["softmax_cross_entropy"] = Loss(
-    *(softmax_cross_entropy_forward, softmax_cross_entropy_backward, _softmax),
+    *(softmax_cross_entropy_forward, softmax_cross_entropy_backward, _cross_entropy),
     lambda u, t: functional.cross_entropy(u, t, reduction="none"),
     "labels",
     *("Eₙ = −Σₖ tₖ ln yₖ = ln Σₖ e^uₖ − u of the target's class; not in the chapter", "−{t}·ln {y}"),

@@ -4,7 +4,7 @@ The net inputs u = Σ wᵢ xᵢ − θ are those of ``linear_forward``, with the
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -27,18 +27,19 @@ def bipolar_step(u: AnyShape) -> AnyShape:
     return 2 * step(u) - 1
 
 
-def _values_of_g(name: str, target: Tensor, arguments: dict[str, Any]) -> None:
-    check_values(name, target, arguments["g"](target.new_tensor([-1.0, 1.0])))  # no other output can be reached
+def check_desired(name: str, target: Tensor, g: StepFunction) -> None:
+    """Check that desired outputs are outputs of the step function g: no unit could have another."""
+    check_values(name, target, g(target.new_tensor([-1.0, 1.0])))
 
 
-Desired = Annotated[Tensor, "N K", _values_of_g]
+Desired = Annotated[Tensor, "N K", lambda name, target, arguments: check_desired(name, target, arguments["g"])]
 
 
 @op
 def perceptron_predict(u: NK) -> N:
-    """Class labels, int64: of one unit 1 where u >= 0, else 0; of K units the first of those with the largest u.
+    """Class labels, int64: for one unit 1 where u >= 0, else 0; for K units the first with the largest u.
 
-    The chapter says largest *absolute* u, which would choose the surest "no".
+    The chapter says the largest *absolute* u, which may be the clearest "no".
     """
     if u.shape[1] == 0:
         raise ArgumentError("u", "must have at least 1 unit, got 0")

@@ -22,7 +22,7 @@ VALUES: dict[Any, tuple[str, tuple[int, ...], str]] = {
     Samples: ("iuf", (1, 2), "a list of numbers, or such a list for each sample"),
     list[Matrix]: ("", (), "a list of a matrix for each layer"),
 }
-"""Of each type: NumPy's letters for the kinds and the numbers of dimensions of its array, and its name in an error."""
+"""For each type: NumPy's letters for the allowed kinds, the allowed numbers of dimensions, and its name in an error."""
 
 _FILES = {file.name.removesuffix(".yaml"): file for file in files("nnlab.trace").joinpath("examples").iterdir()}
 EXAMPLES = dict(sorted(_FILES.items()))

@@ -1,4 +1,4 @@
-"""A network's forward and backward pass, number by number: each has its equation and its origin."""
+"""A network's forward and backward pass: every number with its equation and its origin."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -35,9 +35,7 @@ class NetworkTrace(Trace):
         self._loss, self._write = LOSSES[given.loss], write
         self._own = self._loss.output_name != LINEAR  # whether the loss has an output of its own: no slope in its δ
         self.sizes, weights = _layers(given)
-        self.activations = _activations(
-            given, len(self.sizes) - 1
-        )  # as a reader means them: the loss's own is the last
+        self.activations = _activations(given, len(self.sizes) - 1)  # with the loss's own output as the last
         self.loss = given.loss
         network = MLP(
             self.sizes,
@@ -62,9 +60,8 @@ class NetworkTrace(Trace):
         self.errors = self._loss.errors(logits, self.targets)  # Eₙ, (N,)
         self.E = self._loss.forward(logits, self.targets)
         self.delta = list(deltas)  # (N, O) each
-        self.gradients = [
-            torch.vstack([b, w.T]) for w, b in zip(parameters[::2], parameters[1::2], strict=True)
-        ]  # ∂E/∂W
+        pairs = zip(parameters[::2], parameters[1::2], strict=True)
+        self.gradients = [torch.vstack([b, w.T]) for w, b in pairs]  # ∂E/∂W
         check_finite(*self.u, *self.z, self.y, self.E, *self.delta, *self.gradients)
 
         self._o = [self.x, *self.z, self.y]  # what the inputs and each layer put out
@@ -138,8 +135,8 @@ class NetworkTrace(Trace):
         yield title("Weights: a row for the bias and for each input, a column for each unit")
         yield matrices("W", self.weights)
         for n, target in enumerate(self.targets):
-            told = write.vector(target.tolist()) if target.ndim else f"class {int(target)}"
-            yield title(f"Sample {n + 1} forward: x = {write.vector(self.x[n].tolist())}, t = {told}")
+            shown_target = write.vector(target.tolist()) if target.ndim else f"class {int(target)}"
+            yield title(f"Sample {n + 1} forward: x = {write.vector(self.x[n].tolist())}, t = {shown_target}")
             columns = [("x⁽⁰⁾", [1.0, *self.x[n].tolist()])]
             for k in layers:
                 columns.append((indexed("u", layer=k), self.u[k - 1][n].tolist()))

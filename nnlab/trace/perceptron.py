@@ -1,4 +1,4 @@
-"""A perceptron's outputs, and with targets its learning rule, number by number: each has its equation and origin."""
+"""A perceptron's outputs and, with targets, its learning rule: every number with its equation and its origin."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,16 +9,17 @@ from rich.text import Text
 from torch import Tensor
 
 from nnlab.ops import StepFunction, bipolar_step, linear_forward, perceptron_rule, step
+from nnlab.ops.perceptron import check_desired
 from nnlab.trace.description import Perceptron
 from nnlab.trace.reading import check_finite, check_small, count, samples
 from nnlab.trace.tables import Entry, Trace, Writer, details, indexed, table, title
-from nnlab.validation import ArgumentError, check_choice, check_positive, check_values
+from nnlab.validation import ArgumentError, check_choice, check_positive
 
 G: dict[str, StepFunction] = {"step": step, "bipolar_step": bipolar_step}
 
 
 class PerceptronTrace(Trace):
-    """The numbers of each sample in its turn, in float64; where there are targets, it is learnt before the next.
+    """The numbers of each sample, in order and in float64; with targets, each sample is learnt before the next.
 
     An ArgumentError names a key whose value does not fit the others'.
     """
@@ -85,8 +86,8 @@ class PerceptronTrace(Trace):
         outputs.add_row()
         yield outputs
         if self.eta is not None:
-            told = f"w and θ are those after the sample, learnt with η = {write.number(self.eta)} from the output"
-            yield Text(f"{told} of the {self.output}; they change exactly where y differs from d.\n")
+            text = f"w and θ are those after the sample, learnt with η = {write.number(self.eta)} from the output"
+            yield Text(f"{text} of the {self.output}; they change exactly where y differs from d.\n")
         yield details(self.rows, write, lambda entry: entry.sample)
 
     def legend(self) -> dict[str, str]:
@@ -116,6 +117,6 @@ def _learning(given: Perceptron, g: StepFunction, n: int) -> tuple[Tensor | None
     targets, eta = torch.tensor(given.targets, dtype=torch.float64), 0.1 if given.eta is None else given.eta
     if len(targets) != n:
         raise ArgumentError("targets", f"must have {count(n, 'number')}, one for each sample, got {len(targets)}")
-    check_values("targets", targets, g(targets.new_tensor([-1.0, 1.0])))
+    check_desired("targets", targets, g)
     check_positive("eta", eta)
     return targets, eta

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from nnlab.trace.description import EXAMPLES, VALUES, Matrix, Network, Perceptron
 from nnlab.validation import ArgumentError
 
-MAX_UNITS, MAX_NUMBERS = 16, 2000  # inputs, or units of a layer, and numbers of a trace, beyond which no table is read
+MAX_UNITS, MAX_NUMBERS = 16, 2000  # the largest layer, and the most numbers in a trace, that a person can read
 
 
 def load(source: str | os.PathLike[str]) -> object:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,7 +58,7 @@ class KeepOnInterrupt(L.Callback):
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signal back."""
+        """Restore the previous handler of SIGINT."""
         self._restore()
 
     def _restore(self) -> None:
@@ -117,8 +118,8 @@ class EpochBar(TQDMProgressBar):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """End the bar, so that what is said next has a line of its own."""
-        if self._train_progress_bar is not None:
-            self._train_progress_bar.close()
+        with suppress(TypeError):  # which Lightning raises where no bar has begun
+            self.train_progress_bar.close()
 
 
 def show_progress(bar: TQDMProgressBar, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -53,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: Mapping[str, Any]) -> None:
-    """Hold a checkpoint to the learner and the architecture that were asked for.
+    """Check that a checkpoint has the learner and the architecture that were asked for.
 
     Args:
         path: the checkpoint.

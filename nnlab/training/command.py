@@ -25,7 +25,7 @@ from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named, with_recipes
 from nnlab.training.settings import check_settings
-from nnlab.validation import ArgumentError
+from nnlab.validation import ArgumentError, resolve_device
 
 USER_ERROR, INTERRUPTED = 2, 130  # exit statuses
 USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
@@ -85,7 +85,7 @@ class NNLabCLI(LightningCLI):
             raise ArgumentError("seed_everything", f"must be a whole number from 0 to {2**32 - 1}, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
-        """Hold the checkpoint to the flags; Lightning would let its hyper-parameters win over them in silence."""
+        """Check that the checkpoint fits the flags; Lightning would let its hyper-parameters silently win over them."""
         command = self.config.subcommand
         config = self.config[command]
         self.learner = learner_named(config.model.class_path)
@@ -136,6 +136,9 @@ class NNLabCLI(LightningCLI):
         logger = config["logger"]
         if logger is None or logger is True:
             logger = _loggers(Path(config["default_root_dir"]), self.learner.__name__)
+        # for Lightning, "auto" and "gpu" may also be mps, which nnlab does not run on
+        chosen = {"auto": resolve_device("auto").type, "gpu": "cuda"}
+        kwargs["accelerator"] = chosen.get(config["accelerator"], config["accelerator"])
         trainer: L.Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger, **kwargs)
         return trainer
 
@@ -226,8 +229,5 @@ def _users_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    kinds: tuple[Any, ...] = (
-        USER_ERRORS,
-        (ValueError, ZeroDivisionError),
-    )  # a value that torch or Lightning refused comes second
+    kinds: tuple[Any, ...] = USER_ERRORS, (ValueError, ZeroDivisionError)  # second: what torch or Lightning refused
     return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)

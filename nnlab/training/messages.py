@@ -13,6 +13,8 @@ EXPECTED = (
     ("Precision .* is not supported by the model summary", ""),
     # --data.val_size=0
     ("Total length of `list` across ranks is zero", ""),
+    # --trainer.accelerator=cpu beside a CUDA device, or a device on which nnlab does not run, such as mps
+    ("GPU available but not used", ""),
     # Lightning's own use of torch.utils._pytree
     (r".*LeafSpec.*is deprecated", r"lightning\.pytorch\.utilities\._pytree"),
 )

@@ -125,6 +125,8 @@ class LitMLP(BlockLearner):
         """What there is no form in the engine of."""
         if not self.network.plain:
             return "--model: a layer with a hook, a parametrisation or pruning"
+        if type(self.network).forward is not MLP.forward:
+            return f"--model: {type(self.network).__name__}.forward"
         descent = self._descent()
         return descent if isinstance(descent, str) else None
 

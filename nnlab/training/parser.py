@@ -118,6 +118,9 @@ def plain(message: str) -> str:
     '--data.batch_size: Expected int. Got value: abc'
     """
     text = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
+    if text.startswith("Unexpected config:"):
+        text = f"--config must be a file with keys such as model:, got {text.partition(': ')[2] or 'nothing'}"
+    text = re.sub("^Problems parsing config: ", "--config: the file must be YAML: ", text)
     union = re.fullmatch(
         r"(.*?)(?:- Expected a path .*?- )?Does not validate .*? Errors: - (.*) Given value type: (.*)", text
     )

@@ -1,4 +1,4 @@
-"""Settings held to what they must be before anything is built or written."""
+"""Checks of the settings before anything is built or written."""
 
 import tempfile
 from inspect import signature
@@ -34,6 +34,8 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
                 raise UserError(f"LitPerceptron learns by its own rule: leave out --{name}, and set --model.lr")
     if config.lr_scheduler and not config.optimizer:
         raise UserError("--lr_scheduler needs the optimizer that it is to steer: add --optimizer and --optimizer.lr")
+    if config.trainer.accelerator == "mps":
+        raise ArgumentError("accelerator", "must be 'cpu', 'cuda' or 'auto', got 'mps': nnlab runs on no other device")
     if config.trainer.default_root_dir is None:
         raise UserError("--trainer.default_root_dir must name a folder, got null")
     if command == "test" and config.trainer.limit_test_batches == 0:

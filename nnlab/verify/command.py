@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,10 @@ from nnlab.verify.tolerances import CENTRAL, CENTRAL_REASON, REASONS, RELATIVE, 
 OK, FAILED, USER_ERROR = 0, 1, 2
 
 EPILOG = """\
-Without FILE, every hand-written gradient of nnlab is compared with up to five references:
-  by hand       numbers worked on paper, the chapter's among them
-  autograd      torch's gradient of an independent expression, for random incoming gradients, with exact zeros, ties
-                and large values among the inputs
+Without FILE, every hand-written gradient of nnlab is tested in five ways:
+  by hand       values worked on paper, the chapter's own among them
+  autograd      torch's gradient of an independent expression, with a random incoming gradient, and with exact
+                zeros, ties and large values planted among the inputs
   differences   central differences of the function itself
   precision     its error against float64, at most twice that of torch's own float32
   trajectory    ten training steps, against those of the same network of torch.nn modules
@@ -38,10 +39,12 @@ with cache = (z_h, a_h, z_out, a_out): sigmoid units, the logistic cost summed o
 
 examples:
   nnlab check                      test nnlab's own gradients
-  nnlab check lab4.py              grade a file, and say what is wrong with a gradient
+  nnlab check lab4.py              grade a file; the report says what is wrong with a wrong gradient
   nnlab check lab4.py --json       the same for a grader
 
-exit status: 0 all right, 1 something is wrong, 2 the command was given something it cannot use
+FILE needs a POSIX system (Linux, macOS, WSL).
+
+exit status: 0 all right, 1 something is wrong, 2 an argument cannot be used
 """
 
 
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="a learner's Python file; without it, nnlab's own gradients"
+        "file", nargs="?", metavar="FILE", help="a learner's Python file; nnlab's own gradients without"
     )
     parser.add_argument(
         "--json",
@@ -103,6 +106,10 @@ Answer = tuple[int, str, dict[str, Any]]
 
 
 def _file(options: argparse.Namespace) -> Answer:
+    if os.name != "posix":  # the child process gets its pipes by number, and is killed with its whole process group
+        raise ArgumentError(
+            "FILE", f"must be checked on a POSIX system such as Linux, macOS or WSL, got {sys.platform}"
+        )
     report = grade_file(Path(options.file), options.timeout)
     return OK if report.ok else FAILED, report.text(), report.to_dict()
 

@@ -27,11 +27,12 @@ def check_gradients(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> GradientReport:
-    """Hold a hand-written gradient to the function that it should be the gradient of, and say what is wrong with it.
+    """Check a hand-written gradient against its function, and say what is wrong with it.
 
     The inputs are used as given, moved, drawn anew in the same shapes, and planted with exact zeros, ties and large
-    values, each time under another random cotangent. Autograd judges where it can follow ``forward`` and central
-    differences agree with it; else central differences do (NumPy, ``.item()`` or in-place code in ``forward``).
+    values, each time with another random incoming gradient. The reference is autograd where it can follow ``forward``
+    and central differences agree with it; else central differences (NumPy, ``.item()`` or in-place code in
+    ``forward``).
 
     >>> def backward(grad_output, u):
     ...     return grad_output

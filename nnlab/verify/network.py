@@ -56,18 +56,18 @@ def check_network(
     name: str | None = None,
     seed: int = 0,
 ) -> NetworkReport:
-    """Hold every parameter's gradient of a network to the slope of its loss, and name the layer that is wrong.
+    """Check the gradient of every parameter of a network, and name the layer that is wrong.
 
     For nnlab's ``MLP``, a subclass of it or one with a ``backward`` of its own, the gradients are those of
     ``network.backward``. For any other module they are what ``loss.backward()`` leaves in ``.grad``; because that is
-    autograd itself, with the module's own ``Function``s in it, central differences judge.
+    autograd itself, with the module's own ``Function``s in it, the reference is central differences.
 
     >>> network = MLP([3, 4, 2], "tanh", generator=torch.Generator().manual_seed(0))
     >>> check_network(network, "sum_of_squares", torch.ones(5, 3), torch.zeros(5, 2)).ok
     True
 
     Args:
-        network: is checked in float64, and given back as it came.
+        network: checked in float64; afterwards it is as it was.
         loss: a name of ``nnlab.ops.LOSSES``, summed over the batch, or a function of output and target.
         x: the inputs, (N, …).
         target: as the loss takes it.

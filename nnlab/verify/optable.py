@@ -153,6 +153,54 @@ def operations(seed: int = 0) -> Iterator[Operation]:
         yield _network(depth, hidden, name, draw)
 
 
+def in_place_forms(seed: int = 0) -> Iterator[Operation]:
+    """What the engine and Lightning use of the rows: the in-place forms, and the errors of single samples."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    for name, row in ops.ACTIVATIONS.items():
+        if row.forward_ is not None or row.backward_ is not None:
+            yield Operation(
+                f"{name}, in place",
+                partial(_written, row.forward_, row.forward),
+                partial(_written, row.backward_, row.backward),
+                _all_inputs if row.saves == "u" else lambda inputs, z: (z,),
+                _reference(name),
+                _elementwise(normal),
+            )
+    for name, loss in ops.LOSSES.items():
+        sizes = {"5x3": (5, 3), "N=1": (1, 7), "K=1": (5, 1)}
+        yield Operation(
+            f"{name}, in place",
+            lambda u, t, loss=loss: loss.errors(u, t).sum(),
+            partial(_summed_gradient, loss),
+            _all_inputs,
+            lambda u, t, loss=loss: loss.reference(u, t).sum(),
+            tuple(Case(size, (normal(n, k), target_of(name, draw, n, k))) for size, (n, k) in sizes.items()),
+        )
+
+
+def _written(in_place: Callable[..., Any] | None, pure: Callable[..., Tensor], first: Tensor, *rest: Tensor) -> Tensor:
+    """What an in-place form makes of a copy of its first argument; without one, what the pure function returns."""
+    if in_place is None:
+        return pure(first, *rest)
+    copy = first.clone()
+    in_place(copy, *rest)
+    return copy
+
+
+def _summed_gradient(loss: ops.Loss, grad_E: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """The gradient of the summed errors by a loss's in-place form, if it has one."""
+    if loss.backward_ is None:
+        return loss.backward(grad_E, logits, target)
+    rows = functional.one_hot(target, logits.shape[1]).to(logits) if loss.target == "labels" else target
+    out = torch.empty_like(logits)
+    loss.backward_(logits, rows, out)
+    return grad_E * out
+
+
 def _reference(name: str) -> Callable[[Tensor], Tensor]:
     """Torch's own module for an activation, of a new tensor: the identity's returns what it is given."""
     module = ops.ACTIVATIONS[name].module()

@@ -11,7 +11,17 @@ from nnlab import ops
 from nnlab.ops import gradient_descent
 from nnlab.verify.by_hand import EXAMPLES
 from nnlab.verify.gradients import check_gradients
-from nnlab.verify.optable import Case, Operation, named, network, networks, operations, rule_in_python, target_of
+from nnlab.verify.optable import (
+    Case,
+    Operation,
+    in_place_forms,
+    named,
+    network,
+    networks,
+    operations,
+    rule_in_python,
+    target_of,
+)
 from nnlab.verify.subjects import torch_loss
 from nnlab.verify.tolerances import RELATIVE, TRAJECTORY
 
@@ -51,7 +61,9 @@ DTYPES = (torch.float64, torch.float32)
 
 def count() -> int:
     """How many results a device gives."""
-    return len(EXAMPLES) + len(DTYPES) * (sum(1 for _ in operations()) + sum(1 for _ in networks()) + 1)
+    return len(EXAMPLES) + len(DTYPES) * (
+        sum(1 for _ in (*operations(), *in_place_forms())) + sum(1 for _ in networks()) + 1
+    )
 
 
 def results(device: torch.device, seed: int = 0) -> Iterator[Result]:
@@ -59,7 +71,7 @@ def results(device: torch.device, seed: int = 0) -> Iterator[Result]:
     for name, example in EXAMPLES.items():
         error, tolerance = example(device)
         yield Result(name, "float64", str(device), error, None, None, None, None, tolerance, error <= tolerance)
-    for operation in operations(seed):
+    for operation in (*operations(seed), *in_place_forms(seed)):
         for dtype in DTYPES:
             yield check_operation(operation, dtype, device, seed)
     for dtype in DTYPES:

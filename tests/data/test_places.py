@@ -193,7 +193,7 @@ def test_fashion_mnist_under_mnists_name_is_refused(small, root, place):
 def test_fashion_mnist_in_a_folder_of_another_name_is_not_taken_for_mnist(small, root, caplog):
     small("mnist")
     put(content_of(small("fashion_mnist")), root / "archive")
-    with pytest.raises(DataError, match="not to be had"):
+    with pytest.raises(DataError, match="cannot be downloaded"):
         ensure("mnist", root)
     assert sum("(a file of fashion_mnist), expected" in line for line in caplog.messages) == 4
     ensure("fashion_mnist", root)

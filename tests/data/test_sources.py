@@ -353,7 +353,7 @@ def test_the_error_names_every_attempt_and_what_to_do_by_hand(small, tmp_path, n
     root = tmp_path / "new"
     message = refused(name, root)
     assert (
-        f"{', '.join(FILES)} missing in {root / folder.parent.name / 'raw'} and not to be had (torchvision: http"
+        f"{', '.join(FILES)} missing in {root / folder.parent.name / 'raw'} and cannot be downloaded (torchvision: http"
         in message
     )
     assert "no route to host" in message

@@ -185,6 +185,7 @@ SETTINGS = [
     (smoke("--trainer.max_epochs=few"), "--trainer.max_epochs: Expected int. Got value: few"),
     (smoke("--trainer.precision=8"), "--trainer.precision: Expected "),
     (smoke("--trainer.accelerator=abacus"), "invalid accelerator name: .*abacus"),
+    (smoke("--trainer.accelerator=mps"), r"accelerator must be 'cpu', .* got 'mps': .* \(--trainer.accelerator\)"),
     (smoke("--trainer.devices=0"), "devices"),
     (smoke("--trainer.accumulate_grad_batches=0"), r"at least 1, got 0 \(--trainer.accumulate_grad_batches\)"),
     (smoke("--trainer.gradient_clip_val=-1"), r"at least 0, got -1(\.0)? \(--trainer.gradient_clip_val\)"),
@@ -213,8 +214,9 @@ def test_a_setting_that_cannot_be(arguments, message):
 FILES_OF_SETTINGS = {
     "unknown key": (b"modle: {hidden: [3]}\n", "does not accept option 'modle"),
     "unknown key below": (b"data: {batchsize: 3}\n", "does not accept option 'data.batchsize'"),
-    "broken": (b"model: [\n", "Problems parsing config: "),
-    "a list": (b"- 1\n- 2\n", "Unexpected config: "),
+    "broken": (b"model: [\n", "--config: the file must be YAML: "),
+    "a list": (b"- 1\n- 2\n", "--config must be a file with keys such as model:, got - 1 - 2"),
+    "empty": (b"", "--config must be a file with keys such as model:, got nothing"),
     "a number for a model": (b"model: 3\n", "--model: Not a valid subclass of Classifier"),
     "bytes": (b"\xff\xfe\0", "--config: file.yaml is no text file"),
     "missing": (

@@ -23,6 +23,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.data import DataLoader, TensorDataset
 
+from nnlab.networks import MLP
 from nnlab.training import (
     BestAndLast,
     KeepOnInterrupt,
@@ -209,6 +210,16 @@ def test_a_layer_that_does_more(said, change):
     model = mlp()
     change(model.network[2])
     assert said(model) == ["--model: a layer with a hook, a parametrisation or pruning"]
+
+
+def test_a_network_with_a_forward_of_its_own(said):
+    class Other(MLP):
+        def forward(self, x, *functions):
+            return 2 * super().forward(x, *functions)
+
+    model = mlp()
+    model.network = Other([64, 5, 10])
+    assert said(model) == ["--model: Other.forward"]
 
 
 def test_another_optimizer_than_the_rule(said):

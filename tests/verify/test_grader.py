@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -268,3 +269,13 @@ def test_json_before_the_file_does_not_overwrite_it(tmp_path, capsys: pytest.Cap
     assert main(["--json", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     assert file.read_text() == RIGHT
+
+
+def test_a_file_on_a_system_without_posix_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "lab.py"
+    file.write_text(RIGHT)
+    monkeypatch.setattr("nnlab.verify.command.os", SimpleNamespace(name="nt"))
+    assert main([str(file)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "FILE must be checked on a POSIX system" in said.err

@@ -86,7 +86,7 @@ def _what_is_wrong(what: str, found: Array, inputs: list[Array], right: tuple[Ar
 
 
 def grade_backward(call: Call) -> Grade:
-    """Hold ``backward(X, y_enc, cache, w_out)`` to the gradient of the chapter's cost, without its l2 term."""
+    """Check ``backward(X, y_enc, cache, w_out)`` against the gradient of the chapter's cost, without its l2 term."""
     name = "backward"
 
     def cost(X: Tensor, w_h: Tensor, b_h: Tensor, w_out: Tensor, b_out: Tensor, y_enc: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def _output(u: float, low: float, at_zero: bool = True) -> float:
 
 
 def grade_perceptron(call: Call) -> Grade:
-    """Hold ``perceptron_update(w, x, d, eta) -> w`` to the chapter's rule, outputs being −1/1 or 0/1."""
+    """Check ``perceptron_update(w, x, d, eta) -> w`` against the chapter's rule, with outputs −1/1 or 0/1."""
     name = "perceptron_update"
     grades = [_grade_rule(call, low) for low in (-1.0, 0.0)]
     for (fault, _), outputs in zip(grades, ("−1 and 1", "0 and 1"), strict=True):
