@@ -4,6 +4,7 @@
 A second derivative is an error, not a wrong number.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -60,6 +61,10 @@ class ManualGradient(torch.autograd.Function):
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # no second derivative can be asked for
             return None, None, None, *_without_autocast(gradient, *tensors)
         return None, None, None, *by_hand(gradient, _nothing, _refuse, *tensors)
+
+
+# ``apply`` binds its arguments to this signature; worked out anew each time, it would take a tenth of a step
+ManualGradient.forward.__signature__ = inspect.signature(ManualGradient.forward)  # type: ignore[attr-defined]
 
 
 class _NoForwardMode(ManualGradient):
