@@ -68,6 +68,13 @@ CASES = [
 ]
 
 
+def test_the_gradient_of_the_input_is_left_out_unless_asked_for() -> None:
+    network = MLP([3, 2, 2])
+    passes = network.propagate(torch.ones(4, 3))
+    assert mlp_backward(torch.ones(4, 2), passes, network.activations).x is None
+    assert network.backward(torch.ones(4, 2), passes).x is None
+
+
 def test_the_cases_have_every_activation() -> None:
     named = {name for _, names, _ in CASES for name in ([names] if isinstance(names, str) else names)}
     assert named == set(ACTIVATIONS)
@@ -421,6 +428,9 @@ def test_a_hook_of_all_modules_is_one_of_the_network(hook: str) -> None:
 def test_a_network_with_a_layer_that_has_a_forward_of_its_own_is_not_plain() -> None:
     network = MLP([4, 2])
     network[0].forward = lambda x, function: 2 * function(x, network[0].weight, network[0].bias)
+    assert not network.plain
+    network = MLP([3, 2])
+    network.forward = lambda x: x
     assert not network.plain
 
 
