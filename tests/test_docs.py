@@ -58,3 +58,14 @@ def test_every_operation_of_the_chapter_is_in_the_equations():
 
     functions = {name for name in ops.__all__ if callable(getattr(ops, name)) and name.islower()}
     assert not {name for name in functions if f"`nnlab.ops.{name}`" not in EQUATIONS}
+
+
+def test_the_changelog_lists_the_public_names():
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    listed = dict(
+        re.findall(r"^- `(nnlab[\w.]*)`: (`.*`)$", changelog.partition("### Public names")[2], flags=re.MULTILINE)
+    )
+    packages = {f"nnlab.{path.parent.name}" for path in (REPOSITORY / "nnlab").glob("*/__init__.py")}
+    assert set(listed) == {"nnlab", "nnlab.networks", "nnlab.autograd", *packages}
+    for module, names in listed.items():
+        assert set(re.findall(r"`(\w+)`", names)) == {*importlib.import_module(module).__all__} - {"__version__"}
