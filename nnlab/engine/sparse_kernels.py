@@ -351,9 +351,7 @@ def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: A
 
 
 @_loop
-def descend_part(
-    w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array
-) -> None:
+def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array) -> None:
     """v ← μ v + λ w + δᵀ x, w ← w − η v of a mini-batch; without momentum w ← (1 − η λ) w + δᵀ x for δ times −η.
 
     ``step`` is μ, λ, η and 1 − η λ.
@@ -372,9 +370,7 @@ def descend_part(
 
 
 @_parallel
-def net_inputs(
-    weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array
-) -> None:
+def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array) -> None:
     """u = x Wᵀ + b; the weight is (parts, I, P), the bias (O,), ``space`` (parts, n, P), u (n, O)."""
     for part in prange(len(weight)):
         mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
@@ -675,9 +671,7 @@ def run_steps(
                 if share == 0:
                     outputs[c, begin : begin + n] = row[:n]
             if training:
-                loss_delta(
-                    d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate
-                )
+                loss_delta(d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate)
                 for part in range(share * parts // shares, (share + 1) * parts // shares):
                     if penalise:
                         squares[part] = sum_of_squares(w1[part]) + sum_of_squares(w2[part])

@@ -1,14 +1,13 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
 import sys
-from collections.abc import Sequence
 
 import numba
 import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Descent, MLPEngine, inplace, sparse, sparsity
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp, sparse_layer
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
@@ -38,16 +37,16 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def few_zeros_are_worth_it(monkeypatch):
     """Leave zeros out however small a problem is."""
-    monkeypatch.setattr(sparsity, "WORTH", 0)
-    monkeypatch.setattr(sparsity, "UNITS", 1)
+    monkeypatch.setattr(sparse_layer, "MIN_INPUTS", 0)
+    monkeypatch.setattr(sparse_layer, "MIN_UNITS", 1)
 
 
 @pytest.fixture
-def sparse_products(monkeypatch) -> list[int]:
-    """An entry for each mini-batch that was multiplied without its zeros."""
-    noted: list[int] = []
-    product = sparse.net_inputs
-    monkeypatch.setattr(sparse, "net_inputs", lambda *given: noted.append(len(given[5])) or product(*given))
+def sparse_inputs(monkeypatch) -> list[object]:
+    """An entry for each engine that learns its samples without their zeros."""
+    noted: list[object] = []
+    make = mlp.SparseInputs
+    monkeypatch.setattr(mlp, "SparseInputs", lambda *args, **kw: noted.append(make(*args, **kw)) or noted[-1])
     return noted
 
 
