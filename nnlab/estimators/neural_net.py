@@ -20,6 +20,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
+from nnlab.engine import NotFiniteError
 from nnlab.estimators.arrays import Array, Place, to_host
 from nnlab.estimators.callbacks import CallbackSupportMixin, epochs_of_fit
 from nnlab.estimators.epoch import Data, dropout, learnt_samples
@@ -155,7 +156,6 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         past, order = len(history.get("cost", ())), np.arange(len(data.x))
         engine = objective.engine(parameters, data, batch_size)
         update = memory.optimizer.attach(engine, parameters, float(self.eta))
-        masks = dropout(float(self.dropout), parameters[1:-2:2], memory.rng)
 
         def stopped() -> bool:
             return early and memory.best is not None and past - memory.best_epoch >= self.patience
@@ -178,7 +178,12 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
                 if self.shuffle:
                     order[:] = np.arange(len(order))  # each epoch's shuffle starts from the data's own order
                     memory.rng.shuffle(order)
-                engine.run_(place.tensor(order[:n_learnt]), update, masks)
+                masks = dropout(float(self.dropout), parameters[1:-2:2], n_learnt, batch_size, memory.rng)
+                try:
+                    engine.run_(place.tensor(order[:n_learnt]), update, masks)
+                except NotFiniteError as error:
+                    problem = f"the {error.parameter} became NaN or infinite in epoch {past + 1}"
+                    raise ArgumentError("eta", f"must be smaller than {self.eta}: {problem}") from error
                 figures = self._figures(objective, parameters, engine.outputs(), data, valid)
                 past += 1
                 if not math.isfinite(figures["cost"]):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnlab.engine import MLPEngine
-from nnlab.engine.forward import AT_ONCE
+from nnlab.engine.mlp import AT_ONCE
 from nnlab.estimators.epoch import Data
 from nnlab.networks import mlp_forward
 from nnlab.ops import LOSSES, l2_penalty_forward

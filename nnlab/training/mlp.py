@@ -171,8 +171,8 @@ class LitMLP(BlockLearner):
         descent = self._descent()
         if isinstance(descent, str):
             raise ArgumentError("optimizer", f"must stay what it is until an epoch ends, got {descent}")
-        engine.velocity = self._velocity()
-        outputs, penalties = engine.run_(order, descent)
+        engine.state = self._velocity()
+        outputs, penalties, _ = engine.run_(order, descent)
         errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))
         losses = _sums(errors, batch_size)
         if self.l2 > 0:
