@@ -102,6 +102,7 @@ class Counts:
         self.kernels = 0  # estimated, those that replays launch included
         self.syncs: collections.Counter[str] = collections.Counter()  # "what at file:line"
         self.copies: collections.Counter[str] = collections.Counter()  # "H2D", "D2H" and "D2D" between two cards
+        self.copied: collections.Counter[str] = collections.Counter()  # bytes of each
         self.replays = 0
         self.recordings: list[str] = []  # the capture_error_mode of each
 
@@ -136,9 +137,10 @@ def _sync(what: str) -> None:
             counts.syncs[f"{what} at {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}"] += 1
 
 
-def _copy(kind: str, waits: bool) -> None:
+def _copy(kind: str, waits: bool, n_bytes: int) -> None:
     for counts in _watching:
         counts.copies[kind] += 1
+        counts.copied[kind] += n_bytes
     if waits:
         _sync(f"{kind} copy")
 
@@ -617,7 +619,7 @@ def _check_devices(name: str, tensors: list[Tensor], indices: list[int | None], 
         if index is None and t.ndim == 0 and name not in _NO_CPU_NUMBER:
             continue
         if index is None and name in _BY_INDEX and t is not tensors[0] and not t.is_floating_point():
-            _copy("H2D", True)
+            _copy("H2D", True, t.nbytes)
             continue
         other = "cpu" if index is None else f"cuda:{index}"
         raise RuntimeError(
@@ -648,7 +650,7 @@ def _waits(name: str, args: Any, kwargs: Any, tensors: list[Tensor], indices: li
     elif name == "copy_" and len(tensors) > 1 and indices[0] != indices[1]:
         kind = "H2D" if indices[1] is None else "D2H" if indices[0] is None else "D2D"
         non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
-        _copy(kind, kind != "D2D" and not (non_blocking and all(map(_is_pinned_or_there, tensors))))
+        _copy(kind, kind != "D2D" and not (non_blocking and all(map(_is_pinned_or_there, tensors))), tensors[1].nbytes)
 
 
 def _is_pinned_or_there(t: Tensor) -> bool:
@@ -686,7 +688,7 @@ def _to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return base.to(self, dtype=dtype, copy=copy, **extra)  # type: ignore[call-overload, no-any-return]
     _alive()
     kind = "H2D" if own.type == "cpu" else "D2H" if target.type == "cpu" else "D2D"
-    _copy(kind, kind != "D2D" and not (non_blocking and _is_pinned_or_there(self) and kind == "H2D"))
+    _copy(kind, kind != "D2D" and not (non_blocking and _is_pinned_or_there(self) and kind == "H2D"), self.nbytes)
     _state.leaving = True
     try:
         new = base.to(self, dtype=dtype, copy=True, **extra)  # type: ignore[call-overload]
@@ -812,7 +814,7 @@ def _replace_factories() -> None:
         else:
             made = raw_tensor(data, dtype=dtype, device="cpu" if device.type == "cuda" else device)
             if device.type == "cuda":
-                _copy("H2D", True)
+                _copy("H2D", True, made.nbytes)
                 _mark(made, _index(device))
         return made.requires_grad_(requires_grad)
 

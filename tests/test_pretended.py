@@ -3,7 +3,6 @@
 import copy
 import io
 import threading
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -234,12 +233,3 @@ def test_products_are_rounded_otherwise_where_asked_for(pretended):
     with pretended.rounding("always"):
         assert not torch.equal(a @ b, plain)
         torch.testing.assert_close(a @ b, plain)
-
-
-def test_a_gpu_that_is_not_used_is_no_warning(tmp_path):
-    from tests.training.runs import digits, trainer
-
-    with warnings.catch_warnings():  # pyproject.toml turns warnings into errors
-        trainer(torch.device("cpu"), tmp_path).fit(
-            __import__("nnlab.training").training.LitMLP(in_features=64), digits(40, 20)
-        )
