@@ -18,11 +18,6 @@ class Data(NamedTuple):
     target: Tensor
     weight: Tensor | None
 
-    @property
-    def total(self) -> float:
-        """The number of samples, each counted by its weight."""
-        return len(self.x) if self.weight is None else self.weight.sum().item()
-
 
 def learnt_samples(n_samples: int, size: int, drop_last: bool) -> int:
     """How many samples an epoch learns; a tail shorter than a mini-batch is left out or kept.

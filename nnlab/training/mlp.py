@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 from torch.nn.utils import parametrize
 
 from nnlab import autograd
+from nnlab.data import ResidentLoader
 from nnlab.engine import Descent, MLPEngine
 from nnlab.networks import MLP, Linear
 from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
@@ -194,7 +195,11 @@ class LitMLP(BlockLearner):
             return float(trainer.world_size * batches), mean
         if trainer.world_size == 1:
             return mean, mean
-        total: Any = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResidentLoader):  # without asking the other processes
+            total: Any = loader.samples_in(batch_idx)
+        else:
+            total = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
         return float(n * trainer.world_size / total) * mean, mean
 
     def on_train_epoch_end(self) -> None:
