@@ -23,6 +23,8 @@ class Activation(NamedTuple):
     slope: str  # h'(u) as a factor, likewise of {u} or {z}
     forward_: Callable[[Tensor], Any] | None = None  # u becomes z in place; without it, the engine copies z
     backward_: Callable[[Tensor, Tensor], Any] | None = None  # ∂E/∂z becomes δ in place, likewise
+    ramp: float | None = None  # r where z is u for u > 0, else r u: compiled steps know this form
+    logistic: tuple[float, float, float] | None = None  # a, b, c where z is a + b σ(c u), another that they know
 
 
 ACTIVATIONS: dict[str, Activation] = {}
@@ -57,7 +59,8 @@ def identity_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 
 
 ACTIVATIONS["identity"] = Activation(
-    identity_forward, identity_backward, "z", nn.Identity, glorot, "{u}", "1", lambda u: u, lambda grad_z, z: grad_z
+    *(identity_forward, identity_backward, "z", nn.Identity, glorot, "{u}", "1", lambda u: u, lambda grad_z, z: grad_z),
+    ramp=1.0,
 )
 
 
@@ -76,6 +79,7 @@ def sigmoid_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 ACTIVATIONS["sigmoid"] = Activation(
     *(sigmoid_forward, sigmoid_backward, "z", nn.Sigmoid, glorot, "1 / (1 + e^(−{u}))", "{z}·(1 − {z})"),
     *(torch.Tensor.sigmoid_, _in_place("sigmoid_backward")),
+    logistic=(0.0, 1.0, 1.0),
 )
 
 
@@ -94,6 +98,7 @@ def tanh_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 ACTIVATIONS["tanh"] = Activation(
     *(tanh_forward, tanh_backward, "z", nn.Tanh, glorot, "tanh({u})", "(1 − {z}²)"),
     *(torch.Tensor.tanh_, _in_place("tanh_backward")),
+    logistic=(-1.0, 2.0, 2.0),
 )
 
 
@@ -112,6 +117,7 @@ def relu_backward(grad_z: AnyShape, z: AnyShape) -> AnyShape:
 ACTIVATIONS["relu"] = Activation(
     *(relu_forward, relu_backward, "z", nn.ReLU, he, "max({u}, 0)", "(1 if {z} > 0 else 0)"),
     *(torch.Tensor.relu_, _in_place("threshold_backward", 0)),
+    ramp=0.0,
 )
 
 
@@ -131,6 +137,7 @@ ACTIVATIONS["leaky_relu"] = Activation(
     *(leaky_relu_forward, leaky_relu_backward, "z", partial(nn.LeakyReLU, 0.01), he),
     *("({u} if {u} > 0 else 0.01·{u})", "(1 if {z} > 0 else 0.01)"),
     *(partial(nn.functional.leaky_relu_, negative_slope=0.01), _in_place("leaky_relu_backward", 0.01, True)),
+    ramp=0.01,
 )
 
 

@@ -40,6 +40,7 @@ class Loss(NamedTuple):
     log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, y over the sum of all y
     backward_: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # ∂Σₙ Eₙ/∂logits into its third argument, given
     # logits and targets (N, K), a label being a row of 0 and 1; without it, the engine copies the result of backward
+    is_difference: bool = False  # whether ∂Eₙ/∂u is y − t, y being ``output``, a label being a row of 0 and 1
 
 
 LOSSES: dict[str, Loss] = {}
@@ -80,6 +81,7 @@ LOSSES["sum_of_squares"] = Loss(
     *("Eₙ = ½ Σⱼ (yⱼ − tⱼ)²", "½·({y} − {t})²", "3.10"),
     classifier_units="sigmoid",
     backward_=lambda y, t, out: torch.sub(y, t, out=out),
+    is_difference=True,
 )
 
 UnitNK = Annotated[Tensor, "N K", Between(0, 1)]  # values from 0 to 1
@@ -119,6 +121,7 @@ LOSSES["binary_cross_entropy"] = Loss(
     output_formula="1 / (1 + e^(−{u}))",
     bounds=Between(0, 1),
     backward_=lambda u, t, out: torch.sigmoid(u, out=out).sub_(t),
+    is_difference=True,
 )
 
 
@@ -153,4 +156,5 @@ LOSSES["softmax_cross_entropy"] = Loss(
     output_formula="e^{u} / ({exponentials})",
     log_probabilities=lambda u: functional.log_softmax(u, 1),
     backward_=lambda u, t, out: torch.softmax(u.T, 0, out=out.T).sub_(t.T),
+    is_difference=True,
 )
