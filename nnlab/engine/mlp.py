@@ -41,6 +41,10 @@ GROUP = 64  # mini-batches gathered at once at most, and recorded at once on a C
 AT_ONCE = 1024  # samples of a forward pass alone: what lies between two layers stays in the cache
 
 
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build of torch
+ONEDNN_FROM = 1 << 22  # products, N I O; of fewer, a buffer of our own is as fast
+
+
 class Descent(NamedTuple):
     """v ← μ v + ∇E + λ w, w ← w − η v, as ``torch.optim.SGD`` does it; without momentum w ← w − η (∇E + λ w).
 
@@ -360,35 +364,35 @@ class MLPEngine:
         if self._l2:
             torch.stack(torch._foreach_norm(self._parameters_of(first)[::2]), out=slot.squares).square_()
 
-        below, inputs = slot.x, []
-        for k, (row, u) in enumerate(zip(self._rows, [*work.z, slot.outputs], strict=True)):
+        below, inputs, z = slot.x, [], [*work.z, slot.outputs]
+        for k, row in enumerate(self._rows):
             inputs.append(below)
             if k == 0 and first is not None:
-                first.layer.net_inputs_(slot.place, first.weight, biases[0], u)
+                first.layer.net_inputs_(slot.place, first.weight, biases[0], z[0])
             else:
-                torch.addmm(biases[k], below, weights[k].t(), out=u)  # eq. 3.1
+                z[k] = _linear(below, weights[k], biases[k], z[k])  # u, eq. 3.1
             if row.saves == "u":
-                work.u[k].copy_(u)
-            _activate_(row, u)  # eq. 3.2
-            below = u
+                work.u[k].copy_(z[k])
+            _activate_(row, z[k])  # eq. 3.2
+            below = z[k]
             if slot.masks and k < last:
-                below = torch.mul(u, slot.masks[k], out=work.masked[k])
+                below = torch.mul(z[k], slot.masks[k], out=work.masked[k])
 
-        _loss_backward_(self._loss, slot.outputs, slot.target, work.delta[last])  # the first factor of eq. 3.11
-        work.delta[last].mul_(slot.scale)
+        delta = work.delta[last]
+        _loss_backward_(self._loss, slot.outputs, slot.target, delta)  # the first factor of eq. 3.11
+        delta.mul_(slot.scale)
         for k in range(last, -1, -1):
-            row, delta = self._rows[k], work.delta[k]
+            row = self._rows[k]
             if slot.masks and k < last:
                 delta.mul_(slot.masks[k])
-            _activation_backward_(
-                row, delta, work.u[k] if row.saves == "u" else slot.outputs if k == last else work.z[k]
-            )
+            _activation_backward_(row, delta, work.u[k] if row.saves == "u" else z[k])
+            of_layer = delta
             if k > 0:
-                torch.mm(delta, weights[k], out=work.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
+                delta = _linear(delta, weights[k].t(), None, work.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
             if folds:
-                self._descend_(k, slot, delta, inputs[k], work.ones, update, first)
+                self._descend_(k, slot, of_layer, inputs[k], work.ones, update, first)
             else:
-                self._differentiate_(k, slot, delta, inputs[k], first)
+                self._differentiate_(k, slot, of_layer, inputs[k], first)
         if not folds:
             self._apply_(update, first)
 
@@ -508,7 +512,7 @@ class MLPEngine:
                 start += len(u)
                 z = u
                 for k, row in enumerate(self._rows):
-                    z = torch.addmm(biases[k], z, weights[k].t()) if k else z
+                    z = _linear(z, weights[k], biases[k], z.new_empty(len(z), len(biases[k]))) if k else z
                     _activate_(row, z)
                 part.copy_(z)
         return outputs
@@ -847,6 +851,18 @@ class MLPEngine:
 
 
 # ---- the tables' forms in place; where a row has none, the result of the pure function is copied ---------------------
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """x Wᵀ + b, in ``out`` or in a new tensor.
+
+    oneDNN's product is 1.06 to 1.5 times as fast as ``torch.addmm``'s, at 512 to 2048 units and 32 to 1024 samples.
+    """
+    suits = ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    if suits and x.numel() * len(weight) >= ONEDNN_FROM:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
 def _activate_(row: Activation, u: Tensor) -> None:
