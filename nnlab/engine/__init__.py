@@ -2,7 +2,6 @@
 
 from nnlab.engine.descent import Descent
 from nnlab.engine.mlp import MLPEngine, Run
-from nnlab.engine.perceptron import PerceptronEngine
-from nnlab.engine.perceptron_block import perceptron_rule_blocked
+from nnlab.engine.perceptron import PerceptronEngine, rounding_bound
 
-__all__ = ["Descent", "MLPEngine", "PerceptronEngine", "Run", "perceptron_rule_blocked"]
+__all__ = ["Descent", "MLPEngine", "PerceptronEngine", "Run", "rounding_bound"]
