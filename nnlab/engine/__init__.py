@@ -2,7 +2,6 @@
 
 from nnlab.engine.mlp import Adam, Descent, Masks, MLPEngine, NotFiniteError, Run, Support, Update, supports, update_of
 from nnlab.engine.perceptron import PerceptronEngine
-from nnlab.engine.perceptron_block import perceptron_rule_blocked
 
 __all__ = [
     "Adam",
@@ -14,7 +13,6 @@ __all__ = [
     "Run",
     "Support",
     "Update",
-    "perceptron_rule_blocked",
     "supports",
     "update_of",
 ]
