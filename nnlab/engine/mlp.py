@@ -272,6 +272,11 @@ class MLPEngine:
         self._steps: CompiledSteps | None = None
         self._layer: SparseLayer | None = None
 
+    @property
+    def skips_zeros(self) -> bool:
+        """Whether the first layer reads its inputs without their zeros, as of the last call."""
+        return self._sparse is not None
+
     # ---- a call ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
