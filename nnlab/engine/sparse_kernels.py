@@ -351,9 +351,7 @@ def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: A
 
 
 @_loop
-def descend_part(
-    w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array
-) -> None:
+def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array) -> None:
     """v ← μ v + λ w + δᵀ x, w ← w − η v of a mini-batch; without momentum w ← (1 − η λ) w + δᵀ x for δ times −η.
 
     ``step`` is μ, λ, η and 1 − η λ.
@@ -372,9 +370,7 @@ def descend_part(
 
 
 @_parallel
-def net_inputs(
-    weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array
-) -> None:
+def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array) -> None:
     """u = x Wᵀ + b; the weight is (parts, I, P), the bias (O,), ``space`` (parts, n, P), u (n, O)."""
     for part in prange(len(weight)):
         mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
@@ -713,7 +709,9 @@ def run_steps(
         begin = batch * batch_size
         n = min(batch_size, len(order) - begin)
         for share in prange(shares):  # as int64: prange's own type is another, for which all would be compiled again
-            forward_share(np.int64(share), shares, n, n_units, forms, start[batch], where, values, w1, b1, w2, z, partial)
+            forward_share(
+                np.int64(share), shares, n, n_units, forms, start[batch], where, values, w1, b1, w2, z, partial
+            )
         for share in prange(shares):
             sum_outputs(partial, b2, forms[1], logits[share], n)
             if training:

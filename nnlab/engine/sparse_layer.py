@@ -119,7 +119,7 @@ class SparseInputs:
         self.shape: tuple[int, int] = (int(x.shape[0]), int(x.shape[1]))
         if self._bytes:
             self.dtype = torch.float32 if dtype is None else dtype
-            levels = torch.arange(256) / 255 if levels is None else levels
+            levels = torch.arange(256, dtype=self.dtype, device="cpu") / 255 if levels is None else levels
             if levels.shape != (256,) or levels[0] != 0:
                 raise ArgumentError("levels", f"must be 256 values, the first of them 0, got {tuple(levels.shape)}")
             self._levels = levels.to(self.dtype).clone().numpy()

@@ -1,13 +1,17 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
-from nnlab.engine import Adam, Descent, Masks, MLPEngine, mlp, sparse_layer
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp, sparse_layer
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
@@ -444,6 +448,96 @@ def test_every_row_of_the_tables_has_its_forms_in_place():
     """Without them a row works and is copied, which takes longer."""
     assert [name for name, row in ACTIVATIONS.items() if row.forward_ is None or row.backward_ is None] == []
     assert [name for name, row in LOSSES.items() if row.backward_ is None] == []
+
+
+# Samples in other forms
+
+
+@pairwise(
+    form=["csr32", "csr64", "uint8"], few={"few zeros": 0.9, "many": 0.1}, deep={"one": [], "two": [5]}, dtype=DTYPES
+)
+def test_samples_in_other_forms_are_the_samples(monkeypatch, form, few, deep, dtype):
+    if few > 0.5:
+        monkeypatch.setattr(sparse_layer, "MIN_UNITS", 100)
+    given = problem([41, 8, *deep, 3], "tanh", "softmax_cross_entropy", dtype, "cpu")
+    codes = torch.randint(0, 256, given.x.shape, dtype=torch.uint8) * (torch.rand(given.x.shape) < few)
+    dense = codes.to(dtype) / 255
+    if form == "uint8":
+        x = codes
+    else:
+        x = scipy.sparse.csr_array(dense.numpy())
+        x.indices, x.indptr = (a.astype(np.int32 if form == "csr32" else np.int64) for a in (x.indices, x.indptr))
+    given, order = given._replace(x=dense), order_of(given)
+    engine, parameters = engine_of(given._replace(x=x), 6)
+    run = engine.run_(order, FULL)
+    expected = by_the_loop(given, order.split(6), FULL)
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
+    assert_close(run.outputs, expected.outputs, TRAJECTORY[dtype])
+    assert_close(engine.outputs(), mlp_forward(dense, parameters, given.network.activations)[-1].z)
+
+
+@pairwise(form=["float", "uint8", "csr"], density=DENSITY)
+def test_other_inputs_for_the_same_samples_need_no_other_engine(form, density):
+    given = classes(torch.float64)
+    epochs = [torch.randint(0, 256, given.x.shape).byte() * (torch.rand(given.x.shape) < density) for _ in range(2)]
+    forms = {
+        "float": lambda x: x / 255,
+        "uint8": lambda x: x,
+        "csr": lambda x: scipy.sparse.csr_array((x / 255).numpy()),
+    }
+    dense, given = [x.double() / 255 for x in epochs], classes(torch.float64)
+    epochs = [forms[form](x if form == "uint8" else x.double()) for x in epochs]
+    engine, parameters = engine_of(given._replace(x=epochs[0]), 6)
+    order = order_of(given)
+    engine.run_(order, PLAIN)
+    engine.set_inputs_(epochs[1])
+    engine.run_(order, PLAIN)
+    first = by_the_loop(given._replace(x=dense[0]), order.split(6), PLAIN)
+    given.network.load_state_dict(dict(zip(given.network.state_dict(), first.parameters, strict=True)))
+    expected = by_the_loop(given._replace(x=dense[1]), order.split(6), PLAIN)
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+    with pytest.raises(ArgumentError, match=r"^x must stay"):
+        engine.set_inputs_(epochs[1][:9])
+
+
+def test_engines_in_threads_do_not_disturb_one_another():
+    given = [classes(torch.float64, hidden=8 + k, density=0.1) for k in range(4)]
+    expected = [by_the_loop(each, order_of(each).split(6), FULL).parameters for each in given]
+    engines = [engine_of(each, 6) for each in given]
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(lambda k: engines[k][0].run_(order_of(given[k]), FULL), range(4))]
+    for (_, found), right in zip(engines, expected, strict=True):
+        assert_all_close(found, right, TRAJECTORY[torch.float64])
+
+
+# NaN and infinity
+
+
+@pairwise(update={"plain": PLAIN, "momentum": FULL, "adam": Adam(0.05)}, density=DENSITY, masked=[False, True])
+def test_a_call_that_meets_infinity_names_where_and_changes_nothing(device, update, density, masked):
+    given = classes(torch.float64, device, density=density)
+    engine, parameters = engine_of(given, 6)
+    masks = Masks([torch.ones(53, 8, dtype=torch.uint8, device=device)], 1.0) if masked else None
+    order = order_of(given)
+    engine.run_(order, update, masks)  # so that there is a state
+    before = [t.clone() for t in (*parameters, *engine.state)]
+    given.x[order[20]] = torch.inf
+    engine.set_inputs_(given.x)
+    with pytest.raises(NotFiniteError, match=r"^the .* became NaN or infinite at mini-batch 4 of this call") as error:
+        engine.run_(order, update, masks)
+    assert error.value.step == 3
+    assert error.value.parameter in {"weight of layer 1", "weight of layer 2", "bias of layer 1", "bias of layer 2"}
+    torch.testing.assert_close([*parameters, *engine.state], before, rtol=0, atol=0)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_a_loss_that_is_infinite_is_named():
+    given = problem([2, 1], ["identity"], "sum_of_squares", torch.float32, "cpu", n=4)
+    given.x[2], given.target[:] = 1e20, 0
+    engine, parameters = engine_of(given, 1)
+    with pytest.raises(NotFiniteError, match=r"^the loss became NaN or infinite at mini-batch 3"):
+        engine.run_(torch.arange(3), Descent(1e-30))
+    assert torch.equal(parameters[0], next(given.network.parameters()))
 
 
 # Bad input
