@@ -139,9 +139,9 @@ def slot_of(bits: Any, keys: Array, codes: Array) -> Any:
 @_loop
 def add_values(bits: Array, keys: Array, codes: Array, n_values: int) -> int:
     """Enter each new value of bits, (n,) unsigned; returns how many there are now, 256 if more than 255 besides 0."""
-    doubled = bits.dtype.type(1)
+    minus_zero = np.uint64(1) << np.uint64(8 * bits.itemsize - 1)
     for b in bits:
-        if b << doubled:  # neither 0 nor −0
+        if b != 0 and b != minus_zero:
             slot = slot_of(b, keys, codes)
             if codes[slot] == 0:
                 if n_values == 255:
@@ -163,11 +163,11 @@ def find_values(bits: Array, keys: Array, codes: Array, n_values: Array) -> None
 @_parallel
 def look_up(bits: Array, keys: Array, codes: Array, found: Array) -> None:
     """The code of each value: found, (N, at least I) uint8, from bits, (N, I)."""
-    doubled = bits.dtype.type(1)
+    minus_zero = np.uint64(1) << np.uint64(8 * bits.itemsize - 1)
     for n in prange(len(bits)):
         for i in range(bits.shape[1]):
             b = bits[n, i]
-            found[n, i] = np.uint8(codes[slot_of(b, keys, codes)]) if b << doubled else np.uint8(0)
+            found[n, i] = 0 if b == 0 or b == minus_zero else codes[slot_of(b, keys, codes)]
 
 
 # Blocks of entries sorted by pair

@@ -121,6 +121,8 @@ class SparseInputs:
             self._levels = levels.to(self.dtype).clone().numpy()
         else:
             self.dtype = x.dtype if isinstance(x, Tensor) else torch.from_numpy(np.empty(0, x.dtype)).dtype
+            if self.dtype not in (torch.float32, torch.float64):
+                raise ArgumentError("x", f"must be float32, float64 or uint8, got {str(self.dtype).removeprefix('torch.')}")
         self.n_pairs = -(-self.shape[1] // 2)
         self.first = np.zeros(self.shape[0] + 1, np.int64)
         self._pair = np.empty(0, np.uint16 if self.n_pairs <= 1 << 16 else np.uint32)
