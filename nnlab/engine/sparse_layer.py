@@ -23,7 +23,7 @@ from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
     from nnlab.engine.compiled import Array
 
@@ -38,7 +38,7 @@ OUTPUTS_AT_ONCE = 256  # samples, where nothing is learnt
 CHUNK_SAMPLES = 4096  # at most, but at least one mini-batch
 
 
-class NotCompiled(RuntimeError):
+class NotCompiledError(RuntimeError):
     """Numba is missing, cannot compile here, or has no threads that are safe to use; dense products need none."""
 
 
@@ -63,9 +63,9 @@ def _kernels() -> Any:
         from nnlab.engine import sparse_kernels  # noqa: PLC0415 - numba is an extra, and takes long to import
         from nnlab.engine.compiled import threads_are_safe  # noqa: PLC0415
     except ImportError as problem:
-        raise NotCompiled(f"numba cannot be imported: {problem}") from problem
+        raise NotCompiledError(f"numba cannot be imported: {problem}") from problem
     if not threads_are_safe():
-        raise NotCompiled("numba has no threads that are safe to use here")
+        raise NotCompiledError("numba has no threads that are safe to use here")
     return sparse_kernels
 
 
@@ -74,11 +74,11 @@ def _compiling() -> Iterator[None]:
     """Whatever a compiler raises that does not work here, as the one exception that callers expect."""
     try:
         yield
-    except (ArgumentError, NotCompiled, KeyboardInterrupt, MemoryError):
+    except (ArgumentError, NotCompiledError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
         reason = str(problem).partition("\n")[0] or type(problem).__name__
-        raise NotCompiled(reason) from problem
+        raise NotCompiledError(reason) from problem
 
 
 def _aligned(*shape: int, dtype: torch.dtype) -> Array:
@@ -102,7 +102,7 @@ class SparseInputs:
 
     Raises:
         ArgumentError: x is none of these, or ``levels`` does not go with it.
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(
@@ -122,7 +122,9 @@ class SparseInputs:
         else:
             self.dtype = x.dtype if isinstance(x, Tensor) else torch.from_numpy(np.empty(0, x.dtype)).dtype
             if self.dtype not in (torch.float32, torch.float64):
-                raise ArgumentError("x", f"must be float32, float64 or uint8, got {str(self.dtype).removeprefix('torch.')}")
+                raise ArgumentError(
+                    "x", f"must be float32, float64 or uint8, got {str(self.dtype).removeprefix('torch.')}"
+                )
         self.n_pairs = -(-self.shape[1] // 2)
         self.first = np.zeros(self.shape[0] + 1, np.int64)
         self._pair = np.empty(0, np.uint16 if self.n_pairs <= 1 << 16 else np.uint32)
@@ -171,7 +173,7 @@ class SparseInputs:
         if not x.has_canonical_format:
             x = x.copy()
             x.sum_duplicates()  # which sorts too
-        indptr, indices, data = (np.require(part, requirements="CW") for part in (x.indptr, x.indices, x.data))
+        indptr, indices, data = (np.require(part, requirements=["C", "W"]) for part in (x.indptr, x.indices, x.data))
         self._count(self._k.count_csr, indptr, indices, data)
         coding = _Coding(self._k, data[None])
         if coding.table is None:
@@ -265,7 +267,9 @@ class _Sorted:
         inputs, block = self.inputs, self._k.BLOCK
         blocks = -(-min(batch_size, len(order)) // block)
         starts = np.arange(0, len(order), batch_size)
-        edge = np.minimum(starts[:, None] + np.arange(blocks) * block, np.minimum(starts + batch_size, len(order))[:, None])
+        edge = np.minimum(
+            starts[:, None] + np.arange(blocks) * block, np.minimum(starts + batch_size, len(order))[:, None]
+        )
         cut = np.append(edge.ravel(), len(order))
         counts = inputs.first[order + 1] - inputs.first[order]
         begin = np.zeros(len(order) + 1, np.uint64)
@@ -284,7 +288,15 @@ class _Sorted:
             self._start = torch.empty(n, dtype=torch.uint64).numpy()
         start = self._start[:n].reshape(size)
         self._k.sort_blocks(
-            inputs.first, pair, entries, order, cut, start.reshape(-1, size[2]), begin[cut[:-1]], self.where, self.values
+            inputs.first,
+            pair,
+            entries,
+            order,
+            cut,
+            start.reshape(-1, size[2]),
+            begin[cut[:-1]],
+            self.where,
+            self.values,
         )
         return start
 
@@ -304,7 +316,7 @@ class SparseLayer:
         chunk: samples that can be gathered at once, a multiple of the batch size.
 
     Raises:
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(self, inputs: SparseInputs, n_units: int, batch_size: int) -> None:
@@ -436,7 +448,7 @@ class CompiledSteps:
         batch_size: samples of a mini-batch but for the last of a run.
 
     Raises:
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(

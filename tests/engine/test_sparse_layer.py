@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 
 from nnlab import engine
 from nnlab.engine import Descent, compiled, sparse_kernels
-from nnlab.engine.sparse_layer import CompiledSteps, NotCompiled, SparseInputs, SparseLayer, pays
+from nnlab.engine.sparse_layer import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, pays
 from nnlab.ops import ACTIVATIONS
 from nnlab.validation import ArgumentError
 from tests.loops import Problem, assert_all_close, by_the_loop, problem
@@ -281,15 +281,15 @@ def test_what_pays():
 def test_without_numba_or_safe_threads_one_exception_says_so(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "threads_are_safe", lambda: False)
-        with pytest.raises(NotCompiled, match="no threads"):
+        with pytest.raises(NotCompiledError, match="no threads"):
             SparseInputs(torch.zeros(3, 4))
     with monkeypatch.context() as patch:
         patch.setattr(sparse_kernels, "count_values", None)
-        with pytest.raises(NotCompiled, match="not callable"):
+        with pytest.raises(NotCompiledError, match="not callable"):
             SparseInputs(torch.zeros(3, 4))
     monkeypatch.delattr(engine, "sparse_kernels")
     monkeypatch.setitem(sys.modules, "nnlab.engine.sparse_kernels", None)
-    with pytest.raises(NotCompiled, match="numba cannot be imported"):
+    with pytest.raises(NotCompiledError, match="numba cannot be imported"):
         SparseInputs(torch.zeros(3, 4))
 
 
