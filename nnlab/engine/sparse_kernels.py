@@ -139,9 +139,9 @@ def slot_of(bits: Any, keys: Array, codes: Array) -> Any:
 @_loop
 def add_values(bits: Array, keys: Array, codes: Array, n_values: int) -> int:
     """Enter each new value of bits, (n,) unsigned; returns how many there are now, 256 if more than 255 besides 0."""
-    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
+    minus_zero = np.uint64(1) << np.uint64(8 * bits.itemsize - 1)
     for b in bits:
-        if np.uint64(b) << beyond_sign:  # neither 0 nor −0
+        if b != 0 and b != minus_zero:  # noqa: PLR1714 - numba compiles this
             slot = slot_of(b, keys, codes)
             if codes[slot] == 0:
                 if n_values == 255:
@@ -163,11 +163,12 @@ def find_values(bits: Array, keys: Array, codes: Array, n_values: Array) -> None
 @_parallel
 def look_up(bits: Array, keys: Array, codes: Array, found: Array) -> None:
     """The code of each value: found, (N, at least I) uint8, from bits, (N, I)."""
-    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
+    minus_zero = np.uint64(1) << np.uint64(8 * bits.itemsize - 1)
     for n in prange(len(bits)):
         for i in range(bits.shape[1]):
             b = bits[n, i]
-            found[n, i] = np.uint8(codes[slot_of(b, keys, codes)]) if np.uint64(b) << beyond_sign else np.uint8(0)
+            zero = b == 0 or b == minus_zero  # noqa: PLR1714 - numba compiles this
+            found[n, i] = 0 if zero else codes[slot_of(b, keys, codes)]
 
 
 # Blocks of entries sorted by pair
@@ -181,7 +182,7 @@ def both(entry: Any, j: Any, values: Any) -> Any:
     """The two values of sorted entry j: by their codes from a table (256,), or as they are from (entries, 2)."""
 
 
-@overload(put)
+@overload(put)  # type: ignore[untyped-decorator]
 def _put(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> Any:
     def coded(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> None:
         where[j] = (sample << SAMPLE) | np.uint32(entries[k])
@@ -194,7 +195,7 @@ def _put(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> 
     return coded if entries.ndim == 1 else plain
 
 
-@overload(both)
+@overload(both)  # type: ignore[untyped-decorator]
 def _both(entry: Any, j: Any, values: Any) -> Any:
     def coded(entry: Any, j: Any, values: Any) -> Any:
         return values[entry & FIRST], values[(entry >> SECOND) & FIRST]
@@ -264,15 +265,15 @@ def add_inputs(w: Array, start: Array, where: Array, values: Array, u: Array) ->
             continue
         w0, w1 = w[2 * i], w[2 * i + 1]
         row0, row1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
-        for l in range(P):
-            row0[l] = w0[l]
-            row1[l] = w1[l]
+        for h in range(P):
+            row0[h] = w0[h]
+            row1[h] = w1[h]
         for j in range(a, z):
             entry = where[j]
             v0, v1 = both(entry, j, values)
             of_sample = u[entry >> SAMPLE]
-            for l in range(P):
-                of_sample[l] += v0 * row0[l] + v1 * row1[l]
+            for h in range(P):
+                of_sample[h] += v0 * row0[h] + v1 * row1[h]
 
 
 @_loop
@@ -284,21 +285,21 @@ def add_gradient(w: Array, keep: Any, start: Array, where: Array, values: Array,
             continue
         w0, w1 = w[2 * i], w[2 * i + 1]
         sum0, sum1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
-        for l in range(P):
-            sum0[l] = keep * w0[l]
-            sum1[l] = keep * w1[l]
+        for h in range(P):
+            sum0[h] = keep * w0[h]
+            sum1[h] = keep * w1[h]
         for j in range(a, z):
             entry = where[j]
             v0, v1 = both(entry, j, values)
             of_sample = delta[entry >> SAMPLE]
-            for l in range(P):
-                d = of_sample[l]
-                sum0[l] += v0 * d
-                sum1[l] += v1 * d
-        for l in range(P):
-            w0[l] = sum0[l]
-        for l in range(P):
-            w1[l] = sum1[l]
+            for h in range(P):
+                d = of_sample[h]
+                sum0[h] += v0 * d
+                sum1[h] += v1 * d
+        for h in range(P):
+            w0[h] = sum0[h]
+        for h in range(P):
+            w1[h] = sum1[h]
 
 
 @_loop
@@ -309,23 +310,23 @@ def add_gradient_and_step(
     for i in range(len(w) // 2):
         w0, w1, v0, v1 = w[2 * i], w[2 * i + 1], v[2 * i], v[2 * i + 1]
         sum0, sum1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
-        for l in range(P):
-            sum0[l] = momentum * v0[l] + decay * w0[l]
-            sum1[l] = momentum * v1[l] + decay * w1[l]
+        for h in range(P):
+            sum0[h] = momentum * v0[h] + decay * w0[h]
+            sum1[h] = momentum * v1[h] + decay * w1[h]
         for j in range(start[i], start[i + 1]):
             entry = where[j]
             x0, x1 = both(entry, j, values)
             of_sample = delta[entry >> SAMPLE]
-            for l in range(P):
-                d = of_sample[l]
-                sum0[l] += x0 * d
-                sum1[l] += x1 * d
-        for l in range(P):
-            v0[l] = sum0[l]
-            w0[l] -= lr * sum0[l]
-        for l in range(P):
-            v1[l] = sum1[l]
-            w1[l] -= lr * sum1[l]
+            for h in range(P):
+                d = of_sample[h]
+                sum0[h] += x0 * d
+                sum1[h] += x1 * d
+        for h in range(P):
+            v0[h] = sum0[h]
+            w0[h] -= lr * sum0[h]
+        for h in range(P):
+            v1[h] = sum1[h]
+            w1[h] -= lr * sum1[h]
 
 
 @_sum
@@ -334,8 +335,8 @@ def sum_of_squares(w: Array) -> Any:
     total = 0.0
     for i in range(len(w)):
         row, of_row = w[i], w.dtype.type(0)
-        for l in range(P):
-            of_row += row[l] * row[l]
+        for h in range(P):
+            of_row += row[h] * row[h]
         total += of_row
     return total
 
@@ -344,8 +345,8 @@ def sum_of_squares(w: Array) -> Any:
 def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: Array, u: Array) -> None:
     """u = x Wᵀ + b of a mini-batch, which is len(start) blocks; the bias is (P,)."""
     for k in range(len(u)):
-        for l in range(P):
-            u[k, l] = bias[l]
+        for h in range(P):
+            u[k, h] = bias[h]
     for block in range(len(start)):
         add_inputs(w, start[block], where, values, u[block * BLOCK : (block + 1) * BLOCK])
 
@@ -375,12 +376,12 @@ def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: A
     for part in prange(len(weight)):
         mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
         b, own = carray(on_stack(P, weight), P), bias[part * P : (part + 1) * P]
-        for l in range(len(own)):
-            b[l] = own[l]
+        for h in range(len(own)):
+            b[h] = own[h]
         net_inputs_part(weight[part], b, start, where, values, mine)
         for k in range(len(columns)):
-            for l in range(columns.shape[1]):
-                columns[k, l] = mine[k, l]
+            for h in range(columns.shape[1]):
+                columns[k, h] = mine[k, h]
 
 
 @_parallel
@@ -392,10 +393,10 @@ def descend(
     for part in prange(len(weight)):
         mine, columns = space[part, : len(delta)], delta[:, part * P : (part + 1) * P]
         for k in range(len(columns)):
-            for l in range(columns.shape[1]):
-                mine[k, l] = scale * columns[k, l]
-            for l in range(columns.shape[1], P):
-                mine[k, l] = 0
+            for h in range(columns.shape[1]):
+                mine[k, h] = scale * columns[k, h]
+            for h in range(columns.shape[1], P):
+                mine[k, h] = 0
         descend_part(weight[part], velocity[part], step, start, where, values, mine)
 
 
@@ -428,11 +429,12 @@ LN_2 = np.log(np.longdouble(2))
 HIGH = 0.693145751953125  # ln 2 = HIGH + LOW, n HIGH is exact
 
 
-@overload(exponential, jit_options={"fastmath": FUSED})
+@overload(exponential, jit_options={"fastmath": FUSED})  # type: ignore[untyped-decorator]
 def _exponential(x: Any) -> Any:
     """x = n ln 2 + r with |r| <= ln 2 / 2, s = 2ⁿ and q = e^r − 1 by its series, cut where a term is 0.1 of an ulp."""
-    kind, terms, least = (np.float32, 7, -87) if x.bitwidth == 32 else (np.float64, 13, -708)
-    least, log2_e, high, low = kind(least), kind(1 / LN_2), kind(HIGH), kind(LN_2 - np.longdouble(HIGH))
+    kind: Any = np.float32 if x.bitwidth == 32 else np.float64
+    least, log2_e = kind(-87 if x.bitwidth == 32 else -708), kind(1 / LN_2)
+    high, low = kind(HIGH), kind(LN_2 - np.longdouble(HIGH))
     _, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13 = (kind(1 / math.factorial(k)) for k in range(14))
 
     def in_float32(x: Any) -> Any:
@@ -448,7 +450,7 @@ def _exponential(x: Any) -> Any:
         q = c6 + r * (c7 + r * (c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13))))))
         return two_to(n), r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * q)))))
 
-    return in_float32 if terms == 7 else in_float64
+    return in_float32 if x.bitwidth == 32 else in_float64
 
 
 # A form is five numbers that say what an activation is:
@@ -465,18 +467,18 @@ def activate(z: Array, form: Array) -> None:
     if form[0] == LOGISTIC:
         low, high, c = form[1], form[1] + form[2], form[3]
         total = low + high
-        for l in range(len(z)):  # with e = e^−|cu| and m = e − 1: (high + low e) / (1 + e), or with both exchanged
-            u = c * z[l]
+        for h in range(len(z)):  # with e = e^−|cu| and m = e − 1: (high + low e) / (1 + e), or with both exchanged
+            u = c * z[h]
             s, q = exponential(-abs(u))
             m = (s - one) + s * q
-            z[l] = (total * (s + s * q) - low * m if u < zero else total + low * m) / (two + m)
+            z[h] = (total * (s + s * q) - low * m if u < zero else total + low * m) / (two + m)
     elif form[1] == zero:
-        for l in range(len(z)):
-            z[l] = zero if z[l] <= zero else z[l]  # so that a NaN stays one
+        for h in range(len(z)):
+            z[h] = zero if z[h] <= zero else z[h]  # so that a NaN stays one
     elif form[1] != one:
         slope = form[1]
-        for l in range(len(z)):
-            z[l] = z[l] if z[l] > zero else slope * z[l]
+        for h in range(len(z)):
+            z[h] = z[h] if z[h] > zero else slope * z[h]
 
 
 @_loop
@@ -485,15 +487,15 @@ def pull_back(delta: Array, z: Array, form: Array) -> None:
     zero, one = form.dtype.type(0), form.dtype.type(1)
     if form[0] == LOGISTIC:
         low, high, slope = form[1], form[1] + form[2], form[3] / form[2]
-        for l in range(len(z)):
-            delta[l] *= slope * (z[l] - low) * (high - z[l])
+        for h in range(len(z)):
+            delta[h] *= slope * (z[h] - low) * (high - z[h])
     elif form[1] == zero:
-        for l in range(len(z)):
-            delta[l] = zero if z[l] <= zero else delta[l]
+        for h in range(len(z)):
+            delta[h] = zero if z[h] <= zero else delta[h]
     elif form[1] != one:
         slope = form[1]
-        for l in range(len(z)):
-            delta[l] = delta[l] if z[l] > zero else slope * delta[l]
+        for h in range(len(z)):
+            delta[h] = delta[h] if z[h] > zero else slope * delta[h]
 
 
 @_loop
@@ -526,8 +528,8 @@ def outputs_part(z: Array, w2: Array, u2: Array) -> None:
         row = z[k]
         for c in range(len(w2)):
             v, total = w2[c], z.dtype.type(0)
-            for l in range(P):
-                total += row[l] * v[l]
+            for h in range(P):
+                total += row[h] * v[h]
             u2[c, k] = total
 
 
@@ -536,26 +538,26 @@ def hidden_delta(z: Array, w2: Array, delta2: Array, delta: Array) -> None:
     """∂E/∂z = δ₂ᵀ W2; delta2 is (K, at least n), delta (n, P)."""
     for k in range(len(z)):
         total, row = carray(on_stack(P, w2), P), delta[k]
-        for l in range(P):
-            total[l] = 0
+        for h in range(P):
+            total[h] = 0
         for c in range(len(w2)):
             d, v = delta2[c, k], w2[c]
-            for l in range(P):
-                total[l] += d * v[l]
-        for l in range(P):
-            row[l] = total[l]
+            for h in range(P):
+                total[h] += d * v[h]
+        for h in range(P):
+            row[h] = total[h]
 
 
 @_loop
 def move(w: Array, v: Array, step: Array, gradient: Array) -> None:
     """The step of ``descend_part`` for one row of parameters by its gradient, all (m,)."""
     if step[0] == 0:
-        for l in range(len(w)):
-            w[l] = step[3] * w[l] + gradient[l]
+        for h in range(len(w)):
+            w[h] = step[3] * w[h] + gradient[h]
     else:
-        for l in range(len(w)):
-            v[l] = step[0] * v[l] + step[1] * w[l] + gradient[l]
-            w[l] -= step[2] * v[l]
+        for h in range(len(w)):
+            v[h] = step[0] * v[h] + step[1] * w[h] + gradient[h]
+            w[h] -= step[2] * v[h]
 
 
 @_loop
@@ -563,12 +565,12 @@ def descend_output_part(w2: Array, v2: Array, step: Array, z: Array, delta2: Arr
     """The output layer's step for a part of its inputs: the gradient is δ₂ zᵀ."""
     for c in range(len(w2)):
         total, d = carray(on_stack(P, w2), P), delta2[c]
-        for l in range(P):
-            total[l] = 0
+        for h in range(P):
+            total[h] = 0
         for k in range(len(z)):
             t, row = d[k], z[k]
-            for l in range(P):
-                total[l] += t * row[l]
+            for h in range(P):
+                total[h] += t * row[h]
         move(w2[c], v2[c], step, total)
 
 
@@ -576,12 +578,12 @@ def descend_output_part(w2: Array, v2: Array, step: Array, z: Array, delta2: Arr
 def descend_bias(b: Array, v: Array, step: Array, delta: Array) -> None:
     """A bias's step: the gradient is Σₙ δₙ; b is (P,), delta (n, P)."""
     total = carray(on_stack(P, b), P)
-    for l in range(P):
-        total[l] = 0
+    for h in range(P):
+        total[h] = 0
     for k in range(len(delta)):
         row = delta[k]
-        for l in range(P):
-            total[l] += row[l]
+        for h in range(P):
+            total[h] += row[h]
     move(b, v, step, total)
 
 
@@ -640,8 +642,8 @@ def forward_share(
         net_inputs_part(w1[part], b1[part], start, where, values, mine)
         activate(mine.reshape(n * P), forms[0])
         for k in range(n):  # units that are only there to fill the last part
-            for l in range(min(P, n_units - part * P), P):
-                mine[k, l] = 0
+            for h in range(min(P, n_units - part * P), P):
+                mine[k, h] = 0
         outputs_part(mine, w2[part], partial[part])
 
 
@@ -720,8 +722,8 @@ def run_steps(
                     scale[begin : begin + n], rate,
                 )  # fmt: skip
                 backward_share(
-                    np.int64(share), shares, n, forms, start[batch], where, values, w1, v1, b1, vb1, w2, v2, step_w, step_b,
-                    penalise, z, delta, delta2[share], squares,
+                    np.int64(share), shares, n, forms, start[batch], where, values, w1, v1, b1, vb1, w2, v2,
+                    step_w, step_b, penalise, z, delta, delta2[share], squares,
                 )  # fmt: skip
         keep_outputs(logits[0], outputs, begin, n)
         if training:

@@ -23,7 +23,7 @@ from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
     from nnlab.engine.compiled import Array
 
@@ -38,7 +38,7 @@ OUTPUTS_AT_ONCE = 256  # samples, where nothing is learnt
 CHUNK_SAMPLES = 4096  # at most, but at least one mini-batch
 
 
-class NotCompiled(RuntimeError):
+class NotCompiledError(RuntimeError):
     """Numba is missing, cannot compile here, or has no threads that are safe to use; dense products need none."""
 
 
@@ -67,9 +67,9 @@ def check_compiled() -> Any:
         from nnlab.engine import sparse_kernels  # noqa: PLC0415 - numba is an extra, and takes long to import
         from nnlab.engine.compiled import threads_are_safe  # noqa: PLC0415
     except ImportError as problem:
-        raise NotCompiled(f"numba cannot be imported: {problem}") from problem
+        raise NotCompiledError(f"numba cannot be imported: {problem}") from problem
     if not threads_are_safe():
-        raise NotCompiled("numba has no threads that are safe to use here")
+        raise NotCompiledError("numba has no threads that are safe to use here")
     return sparse_kernels
 
 
@@ -78,11 +78,11 @@ def _compiling() -> Iterator[None]:
     """Whatever a compiler raises that does not work here, as the one exception that callers expect."""
     try:
         yield
-    except (ArgumentError, NotCompiled, KeyboardInterrupt, MemoryError):
+    except (ArgumentError, NotCompiledError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
         reason = str(problem).partition("\n")[0] or type(problem).__name__
-        raise NotCompiled(reason) from problem
+        raise NotCompiledError(reason) from problem
 
 
 def _aligned(*shape: int, dtype: torch.dtype) -> Array:
@@ -106,7 +106,7 @@ class SparseInputs:
 
     Raises:
         ArgumentError: x is none of these, or ``levels`` does not go with it.
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(
@@ -125,6 +125,10 @@ class SparseInputs:
             self._levels = levels.to(self.dtype).clone().numpy()
         else:
             self.dtype = x.dtype if isinstance(x, Tensor) else torch.from_numpy(np.empty(0, x.dtype)).dtype
+            if self.dtype not in (torch.float32, torch.float64):
+                raise ArgumentError(
+                    "x", f"must be float32, float64 or uint8, got {str(self.dtype).removeprefix('torch.')}"
+                )
         self.n_pairs = -(-self.shape[1] // 2)
         self.first = np.zeros(self.shape[0] + 1, np.int64)
         self._pair = np.empty(0, np.uint16 if self.n_pairs <= 1 << 16 else np.uint32)
@@ -173,7 +177,7 @@ class SparseInputs:
         if not x.has_canonical_format:
             x = x.copy()
             x.sum_duplicates()  # which sorts too
-        indptr, indices, data = (np.require(part, requirements="CW") for part in (x.indptr, x.indices, x.data))
+        indptr, indices, data = (np.require(part, requirements=["C", "W"]) for part in (x.indptr, x.indices, x.data))
         self._count(self._k.count_csr, indptr, indices, data)
         coding = _Coding(self._k, data[None])
         if coding.table is None:
@@ -316,7 +320,7 @@ class SparseLayer:
         chunk: samples that can be gathered at once, a multiple of the batch size.
 
     Raises:
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(self, inputs: SparseInputs, n_units: int, batch_size: int) -> None:
@@ -448,7 +452,7 @@ class CompiledSteps:
         batch_size: samples of a mini-batch but for the last of a run.
 
     Raises:
-        NotCompiled: see there.
+        NotCompiledError: see there.
     """
 
     def __init__(
