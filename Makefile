@@ -8,10 +8,10 @@ EXTRAS := bench,fast,export,dev
 PYTEST := -m pytest --basetemp=.pytest_tmp --numprocesses=auto --dist=worksteal
 
 .DEFAULT_GOAL := train
-.PHONY: help setup train test test-slow test-oldest test-newest bench lint check build test-wheel clean
+.PHONY: help setup train test test-cuda-pretended test-slow test-oldest test-newest bench lint check build test-wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## the environment in .venv, with the versions of constraints.txt
 
@@ -29,7 +29,11 @@ train: setup  ## train configs/mlp.yaml on MNIST, and test it
 test: setup  ## every test that is not marked slow
 	@$(BIN)/python $(PYTEST) -m "not slow"
 
-test-slow: setup  ## the tests that are marked slow
+test-cuda-pretended: setup  ## the tests of CUDA, in float32, on a device that is pretended
+	@$(BIN)/python $(PYTEST) -p tests.pretended -m "cuda and not slow" -k "not float64"
+
+test-slow: setup  ## the tests that are marked slow, and all tests of CUDA on a device that is pretended
+	@$(BIN)/python $(PYTEST) -p tests.pretended -m "cuda"
 	@$(BIN)/python $(PYTEST) -m slow
 
 test-oldest: .venv-oldest/ready  ## make test on Python 3.11 and the oldest versions that pyproject.toml allows

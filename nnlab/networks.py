@@ -191,8 +191,8 @@ class MLP(nn.Module):
         for k, (n_in, n_out, name) in enumerate(zip(sizes[:-1], sizes[1:], names, strict=True)):
             std = init_std or ACTIVATIONS[name].initial_std(n_in, n_out)
             weight = torch.empty(n_out, n_in, dtype=dtype, device=draw_on).normal_(0, std, generator=generator)
-            bias = torch.zeros(n_out, dtype=dtype, device=device)
-            self.add_module(str(2 * k), Linear(weight.to(device), bias))
+            bias = torch.zeros(n_out, dtype=dtype, device=device)  # where no device is named, torch's default
+            self.add_module(str(2 * k), Linear(weight.to(bias.device), bias))
             self.add_module(str(2 * k + 1), Activation(name))
 
     def __len__(self) -> int:

@@ -1,6 +1,8 @@
 """What every test stands on: one device fixture, TF32 off, a fixed seed, nothing written outside tmp_path."""
 
 import os
+from collections.abc import Generator
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,6 +20,27 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """The two dtypes that a property holds in."""
     return request.param
+
+
+@pytest.fixture
+def pretended(request: pytest.FixtureRequest) -> ModuleType:
+    """The pretended CUDA device's own controls; skipped without ``-p tests.pretended``."""
+    plugin = request.config.pluginmanager.get_plugin("tests.pretended")
+    return plugin or pytest.skip("needs the pretended device: pytest -p tests.pretended -m cuda")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Wait for the device after each of its tests, and end the session where it fails: no later test could pass."""
+    try:
+        yield
+    finally:
+        if item.get_closest_marker("cuda"):
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                item.session.shouldstop = f"the CUDA device fails after {item.nodeid}: {str(error).splitlines()[0]}"
+                raise
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -65,16 +65,13 @@ class ResidentLoader:
         self._images, self._labels = images, labels
         self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
         self._generator = torch.Generator().manual_seed(seed)
-        self._permutation = torch.arange(len(images))
+        self._permutation = torch.arange(len(images), device="cpu")
         self._position = len(self)  # batches yielded in this epoch; at len(self) the next epoch is due
         self._resumes = False
         self._indices_next = False
         self._epoch = 0  # counts the epochs begun, so that an iterator notices that a later one has begun
-        if shuffle or world_size > 1:
-            n_own = len(self._own(self._permutation))
-            self._buffers = images.new_empty(n_own, *images.shape[1:]), labels.new_empty(n_own)
-        else:
-            self._buffers = images, labels
+        # None until an epoch of mini-batches is asked for: on CUDA, memory that is not used counts as well
+        self._buffers = None if shuffle or world_size > 1 else (images, labels)
 
     @property
     def images(self) -> Tensor:
@@ -90,6 +87,11 @@ class ResidentLoader:
         """The number of mini-batches per epoch, the same on every rank."""
         return math.ceil(len(self._images) / (self._world_size * self.batch_size))
 
+    def samples_in(self, index: int) -> int:
+        """The number of samples of a global batch, those of all ranks together."""
+        size = self._world_size * self.batch_size
+        return min(size, len(self._images) - index * size)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Begin a new epoch, or continue the restored one, when the first batch is asked for.
 
@@ -97,7 +99,7 @@ class ResidentLoader:
         that is advanced after a later one has begun raises a RuntimeError, because its batches are gone.
         """
         indices = self._begin()
-        epoch, (images, labels) = self._epoch, self._buffers
+        epoch, (images, labels) = self._epoch, self._buffers or (self._images, self._labels)
         while self._position < len(self):
             batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
             if indices is None:
@@ -145,13 +147,15 @@ class ResidentLoader:
         if not (self._resumes and self._position < len(self)):
             self._position = 0
             if self._shuffle:
-                self._permutation = torch.randperm(len(self._images), generator=self._generator)
+                self._permutation = torch.randperm(len(self._images), generator=self._generator, device="cpu")
         indices_wanted, self._indices_next = self._indices_next, False
         self._resumes = False
         self._epoch += 1
         own = self._own(self._permutation).to(self._images.device)
         if indices_wanted:
             return own
+        if self._buffers is None:
+            self._buffers = self._images.new_empty(len(own), *self._images.shape[1:]), self._labels.new_empty(len(own))
         if self._buffers[0] is not self._images:
             torch.index_select(self._images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])

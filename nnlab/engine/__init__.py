@@ -1,8 +1,20 @@
 """Epochs at speed: data that stay on the device, buffers that are reused, and steps in place."""
 
-from nnlab.engine.descent import Descent
-from nnlab.engine.mlp import MLPEngine, Run
+from nnlab.engine.mlp import Adam, Descent, Masks, MLPEngine, NotFiniteError, Run, Support, Update, supports, update_of
 from nnlab.engine.perceptron import PerceptronEngine
 from nnlab.engine.perceptron_block import perceptron_rule_blocked
 
-__all__ = ["Descent", "MLPEngine", "PerceptronEngine", "Run", "perceptron_rule_blocked"]
+__all__ = [
+    "Adam",
+    "Descent",
+    "MLPEngine",
+    "Masks",
+    "NotFiniteError",
+    "PerceptronEngine",
+    "Run",
+    "Support",
+    "Update",
+    "perceptron_rule_blocked",
+    "supports",
+    "update_of",
+]

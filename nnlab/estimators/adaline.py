@@ -9,7 +9,7 @@ from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from nnlab.estimators.arrays import to_host
+from nnlab.estimators.arrays import numpy_dtype, to_host
 from nnlab.estimators.callbacks import epochs_of_fit, with_callbacks
 from nnlab.estimators.linear_units import LinearUnits
 from nnlab.ops import (
@@ -103,7 +103,8 @@ class Adaline(LinearUnits):
         place, X, index = self._validate(X, y)
         x, labels, weights = place.tensor(X), place.tensor(index), None
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(to_host(sample_weight), X, dtype=X.dtype, ensure_non_negative=True)
+            dtype = numpy_dtype(X)
+            sample_weight = _check_sample_weight(to_host(sample_weight), X, dtype=dtype, ensure_non_negative=True)
             weights = place.tensor(sample_weight, x.dtype)
         high = labels[:, None] if len(self.classes_) == 2 else one_hot(labels, len(self.classes_))
         target = (2 * high - 1).to(x.dtype)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_consistent_length, validate_data
 from torch import Tensor
 
 from nnlab.validation import resolve_device
 
 Array = NDArray[Any] | Tensor
+
+FLOATS = [np.float64, np.float32]
 
 
 def to_host(value: Any) -> Any:
@@ -26,6 +30,46 @@ def to_host(value: Any) -> Any:
     if value.is_floating_point() and value.dtype != torch.float32:
         value = value.double()
     return value.cpu().numpy()
+
+
+def validate_samples(estimator: Any, X: Any, *, reset: bool) -> Array:
+    """X past scikit-learn's validation, as float32 or float64; a tensor on CUDA is checked and stays there."""
+    if _fit_to_stay(X):
+        x: Tensor = validate_data(estimator, X.detach(), skip_check_array=True, reset=reset)  # its width
+        return x if x.dtype == torch.float32 else x.double()
+    found: NDArray[Any] = validate_data(estimator, to_host(X), dtype=FLOATS, reset=reset)
+    return found
+
+
+def validate_training(estimator: Any, X: Any, y: Any, *, reset: bool, **of_target: bool) -> tuple[Array, NDArray[Any]]:
+    """X as ``validate_samples`` gives it, and the target y on the CPU, past scikit-learn's validation."""
+    if _fit_to_stay(X):
+        y = validate_data(estimator, y=to_host(y), **of_target)
+        check_consistent_length(X, y)
+        return validate_samples(estimator, X, reset=reset), y
+    X, y = validate_data(estimator, to_host(X), to_host(y), dtype=FLOATS, reset=reset, **of_target)
+    return X, y
+
+
+def _fit_to_stay(X: Any) -> bool:
+    """Whether X is on CUDA and has nothing that scikit-learn would complain of; the host waits once.
+
+    Where it has, the validation on the CPU says so, in scikit-learn's own words.
+    """
+    if not (isinstance(X, Tensor) and X.is_cuda and X.ndim == 2 and X.numel() and not X.is_complex()):
+        return False
+    return bool(X.sum(dtype=torch.float64).isfinite())  # a NaN or an infinity stays in a sum, at no memory
+
+
+def numpy_dtype(X: Array) -> type[np.floating[Any]]:
+    """The dtype of validated samples."""
+    return np.float32 if X.dtype in (np.float32, torch.float32) else np.float64
+
+
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of scalars on one device, for which the host waits once."""
+    values: list[float] = torch.stack([scalar.double() for scalar in scalars]).tolist()
+    return values
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab.engine.arguments import Masks
+from nnlab.engine import Masks
 from nnlab.validation import ArgumentError
 
 
@@ -17,11 +17,6 @@ class Data(NamedTuple):
     x: Tensor
     target: Tensor
     weight: Tensor | None
-
-    @property
-    def total(self) -> float:
-        """The number of samples, each counted by its weight."""
-        return len(self.x) if self.weight is None else self.weight.sum().item()
 
 
 def learnt_samples(n_samples: int, size: int, drop_last: bool) -> int:
@@ -42,19 +37,26 @@ def learnt_samples(n_samples: int, size: int, drop_last: bool) -> int:
     return n_samples // size * size
 
 
-def dropout(chance: float, hidden_biases: Sequence[Tensor], rng: np.random.RandomState) -> Masks | None:
-    """What draws the masks of a mini-batch of n samples, for each hidden layer (n, O); None where none are to be drawn.
+def dropout(
+    chance: float, hidden_biases: Sequence[Tensor], n: int, size: int, rng: np.random.RandomState
+) -> Masks | None:
+    """The masks of an epoch's n samples, drawn mini-batch by mini-batch; None where none are to be drawn.
 
     Args:
         chance: of a hidden unit's output to be left out; those left in grow by 1 / (1 − chance).
-        hidden_biases: of each hidden layer, whose sizes, dtype and device the masks have.
+        hidden_biases: of each hidden layer, whose sizes and device the masks have.
+        n: samples of the epoch.
+        size: samples of a mini-batch.
         rng: what they are drawn from.
     """
     if not (chance and hidden_biases):
         return None
-
-    def draw(n: int) -> list[Tensor]:
-        kept = [rng.random_sample((n, len(bias))) >= chance for bias in hidden_biases]
-        return [torch.from_numpy(k / (1 - chance)).to(bias) for k, bias in zip(kept, hidden_biases, strict=True)]
-
-    return draw
+    kept = [np.empty((n, len(bias)), np.uint8) for bias in hidden_biases]
+    for start in range(0, n, size):
+        for layer in kept:
+            part = layer[start : start + size]
+            part[:] = rng.random_sample(part.shape) >= chance
+    return Masks(
+        [torch.from_numpy(layer).to(bias.device) for layer, bias in zip(kept, hidden_biases, strict=True)],
+        1 / (1 - chance),
+    )

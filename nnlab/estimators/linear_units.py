@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from nnlab.estimators.arrays import Array, Place, to_host
+from nnlab.estimators.arrays import Array, Place, validate_samples, validate_training
 from nnlab.estimators.callbacks import CallbackSupportMixin
 from nnlab.estimators.labels import LabelClassifier, find_classes
 from nnlab.ops import linear_forward, perceptron_predict
@@ -24,10 +24,10 @@ class LinearUnits(CallbackSupportMixin, LabelClassifier, BaseEstimator):  # type
     device: str
     w_: Array
 
-    def _validate(self, X: Any, y: Any) -> tuple[Place, NDArray[Any], NDArray[np.int64]]:
+    def _validate(self, X: Any, y: Any) -> tuple[Place, Array, NDArray[np.int64]]:
         """The place, X and the number of each sample's class; sets ``classes_``, two or more."""
         place = Place.of(X, self.device)
-        X, y = validate_data(self, to_host(X), to_host(y), dtype=[np.float64, np.float32])
+        X, y = validate_training(self, X, y, reset=True)
         self.classes_, index = find_classes(y)
         return place, X, index
 
@@ -44,7 +44,7 @@ class LinearUnits(CallbackSupportMixin, LabelClassifier, BaseEstimator):  # type
         """The place and the net inputs, (N, units), of data as the user gave them."""
         check_is_fitted(self, "w_")
         place = Place.of(X, self.device)
-        x = place.tensor(validate_data(self, to_host(X), dtype=[np.float64, np.float32], reset=False))
+        x = place.tensor(validate_samples(self, X, reset=False))
         w = place.tensor(self.w_, x.dtype).reshape(-1, 1 + x.shape[1])
         return place, linear_forward(x, w[:, 1:], w[:, 0])
 

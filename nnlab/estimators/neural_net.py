@@ -16,11 +16,11 @@ from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
-    validate_data,
 )
 from torch import Tensor
 
-from nnlab.estimators.arrays import Array, Place, to_host
+from nnlab.engine import NotFiniteError
+from nnlab.estimators.arrays import Array, Place, numpy_dtype, to_host, validate_samples
 from nnlab.estimators.callbacks import CallbackSupportMixin, epochs_of_fit
 from nnlab.estimators.epoch import Data, dropout, learnt_samples
 from nnlab.estimators.memory import Memory
@@ -29,8 +29,6 @@ from nnlab.estimators.optimizers import Adam, GradientDescent, Optimizer
 from nnlab.estimators.progress import progress
 from nnlab.ops import ACTIVATIONS
 from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative, check_positive
-
-FLOATS = [np.float64, np.float32]
 
 
 class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
@@ -155,7 +153,6 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         past, order = len(history.get("cost", ())), np.arange(len(data.x))
         engine = objective.engine(parameters, data, batch_size)
         update = memory.optimizer.attach(engine, parameters, float(self.eta))
-        masks = dropout(float(self.dropout), parameters[1:-2:2], memory.rng)
 
         def stopped() -> bool:
             return early and memory.best is not None and past - memory.best_epoch >= self.patience
@@ -178,7 +175,12 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
                 if self.shuffle:
                     order[:] = np.arange(len(order))  # each epoch's shuffle starts from the data's own order
                     memory.rng.shuffle(order)
-                engine.run_(place.tensor(order[:n_learnt]), update, masks)
+                masks = dropout(float(self.dropout), parameters[1:-2:2], n_learnt, batch_size, memory.rng)
+                try:
+                    engine.run_(place.tensor(order[:n_learnt]), update, masks)
+                except NotFiniteError as error:
+                    problem = f"the {error.parameter} became NaN or infinite in epoch {past + 1}"
+                    raise ArgumentError("eta", f"must be smaller than {self.eta}: {problem}") from error
                 figures = self._figures(objective, parameters, engine.outputs(), data, valid)
                 past += 1
                 if not math.isfinite(figures["cost"]):
@@ -194,28 +196,28 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
             setattr(self, name, value)
         return self
 
-    def _validate_weight(self, sample_weight: Any, X: NDArray[Any]) -> NDArray[Any] | None:
+    def _validate_weight(self, sample_weight: Any, X: Array) -> NDArray[Any] | None:
         """Sample weights past scikit-learn's validation, in X's dtype."""
         if sample_weight is None:
             return None
-        sample_weight = _check_sample_weight(to_host(sample_weight), X, dtype=X.dtype, ensure_non_negative=True)
-        return np.asarray(sample_weight)
+        dtype = numpy_dtype(X)
+        return np.asarray(_check_sample_weight(to_host(sample_weight), X, dtype=dtype, ensure_non_negative=True))
 
-    def _validate_validation(self, X_valid: Any, y_valid: Any) -> NDArray[Any] | None:
+    def _validate_validation(self, X_valid: Any, y_valid: Any) -> Array | None:
         """X_valid past scikit-learn's validation; None where there is none."""
         if (X_valid is None) != (y_valid is None):
             raise ValueError("X_valid and y_valid must be given together, got one of them")
         if X_valid is None:
             return None
-        X_valid = validate_data(self, to_host(X_valid), dtype=FLOATS, reset=False)
+        X_valid = validate_samples(self, X_valid, reset=False)
         check_consistent_length(X_valid, y_valid)
-        return np.asarray(X_valid)
+        return X_valid
 
     def _outputs(self, X: Any) -> tuple[Place, Tensor]:
         """The place and the net inputs of the output units, (N, K), for data as the user gave them."""
         check_is_fitted(self, "coefs_")
         place = Place.of(X, self.device)
-        x = place.tensor(validate_data(self, to_host(X), dtype=FLOATS, reset=False))
+        x = place.tensor(validate_samples(self, X, reset=False))
         objective = Objective((*self._hidden_activations(), "identity"), self._objective().loss, 0.0)
         return place, objective.outputs(self._parameters(place, x.dtype), x)
 

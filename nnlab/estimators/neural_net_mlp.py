@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from nnlab.estimators.arrays import Array, Place, to_host
+from nnlab.estimators.arrays import Array, Place, numbers, numpy_dtype, to_host, validate_training
 from nnlab.estimators.callbacks import with_callbacks
 from nnlab.estimators.epoch import Data
 from nnlab.estimators.labels import LabelClassifier, encode_labels, find_classes, weigh_classes
-from nnlab.estimators.neural_net import FLOATS, NeuralNet, one_hidden_layer
+from nnlab.estimators.neural_net import NeuralNet, one_hidden_layer
 from nnlab.estimators.objective import Objective
 from nnlab.ops import LOSSES
 from nnlab.validation import check_choice
@@ -155,13 +154,13 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         check_choice("loss", self.loss, LOSSES)
         self._check_parameters()
         place, given = Place.of(X, self.device), {"X": X, "y": y}
-        X, y = validate_data(self, to_host(X), to_host(y), dtype=FLOATS, reset=not resume)
+        X, y = validate_training(self, X, y, reset=not resume)
         if known:
             index = encode_labels(y, self.classes_)
         else:
             self.classes_, index = find_classes(y)
         sample_weight = self._validate_weight(sample_weight, X)
-        weight = weigh_classes(self.class_weight, self.classes_, index, sample_weight, X.dtype)
+        weight = weigh_classes(self.class_weight, self.classes_, index, sample_weight, numpy_dtype(X))
         X_valid = self._validate_validation(X_valid, y_valid)
         x, valid = place.tensor(X), None
         data = Data(x, self._target(place, index, x.dtype), None if weight is None else place.tensor(weight))
@@ -181,15 +180,18 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
     def _figures(
         self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
-        penalty = objective.penalty(parameters)  # λ/2 Σ w², half of what the chapter prints
-        errors = objective.errors(outputs, data.target, data.weight)
-        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "cost_per_sample": errors / data.total}
-        figures["train_acc"] = _accuracy(outputs, data.target)
+        measured = [*objective.measure(outputs, data), _accuracy(outputs, data.target)]
         if valid is not None:
             outputs = objective.outputs(parameters, valid.x)
-            figures["valid_acc"] = _accuracy(outputs, valid.target)
-            errors = objective.errors(outputs, valid.target)
-            figures |= {"valid_cost": errors + 2 * penalty, "valid_cost_per_sample": errors / valid.total}
+            measured += [*objective.measure(outputs, valid), _accuracy(outputs, valid.target)]
+        of_data, penalties = numbers([*measured, *objective.penalties(parameters)]), len(parameters) // 2
+        penalty = sum(of_data[-penalties:])  # λ/2 Σ w², half of what the chapter prints
+        errors, total, accuracy = of_data[:3]
+        figures = {"cost": errors + 2 * penalty, "loss": errors + penalty, "cost_per_sample": errors / total}
+        figures["train_acc"] = accuracy
+        if valid is not None:
+            errors, total, figures["valid_acc"] = of_data[3:6]
+            figures |= {"valid_cost": errors + 2 * penalty, "valid_cost_per_sample": errors / total}
         return figures
 
     def _merit(self, figures: dict[str, float]) -> float:
@@ -235,6 +237,6 @@ class NeuralNetMLP(LabelClassifier, NeuralNet):
         return one_hidden_layer(self.intercepts_)[1]
 
 
-def _accuracy(outputs: Tensor, target: Tensor) -> float:
+def _accuracy(outputs: Tensor, target: Tensor) -> Tensor:
     labels = target if target.ndim == 1 else target.argmax(1)
-    return (outputs.argmax(1) == labels).double().mean().item()
+    return (outputs.argmax(1) == labels).double().mean()

@@ -5,13 +5,13 @@ from typing import Any, Self
 
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import check_array
 from torch import Tensor
 
-from nnlab.estimators.arrays import Array, Place, to_host
+from nnlab.estimators.arrays import FLOATS, Array, Place, numbers, to_host, validate_training
 from nnlab.estimators.callbacks import with_callbacks
 from nnlab.estimators.epoch import Data
-from nnlab.estimators.neural_net import FLOATS, NeuralNet
+from nnlab.estimators.neural_net import NeuralNet
 from nnlab.estimators.objective import Objective
 
 
@@ -132,9 +132,7 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
     def _fit(self, X: Any, y: Any, X_valid: Any, y_valid: Any, sample_weight: Any, resume: bool, epochs: int) -> Self:
         self._check_parameters()
         place, given = Place.of(X, self.device), {"X": X, "y": y}
-        X, y = validate_data(
-            self, to_host(X), to_host(y), dtype=FLOATS, multi_output=True, y_numeric=True, reset=not resume
-        )
+        X, y = validate_training(self, X, y, multi_output=True, y_numeric=True, reset=not resume)
         if not resume:
             self._target_shape = y.shape[1:]
         weight = self._validate_weight(sample_weight, X)
@@ -157,13 +155,15 @@ class NeuralNetRegressor(RegressorMixin, MultiOutputMixin, NeuralNet):  # type: 
     def _figures(
         self, objective: Objective, parameters: list[Tensor], outputs: Tensor, data: Data, valid: Data | None
     ) -> dict[str, float]:
-        penalty = objective.penalty(parameters)
-        errors = objective.errors(outputs, data.target, data.weight)
-        figures = {"cost": errors + penalty, "cost_per_sample": errors / data.total}
+        measured = [*objective.measure(outputs, data)]
         if valid is not None:
-            outputs = objective.outputs(parameters, valid.x)
-            errors = objective.errors(outputs, valid.target)
-            figures |= {"valid_cost": errors + penalty, "valid_cost_per_sample": errors / valid.total}
+            measured += objective.measure(objective.outputs(parameters, valid.x), valid)
+        of_data, penalties = numbers([*measured, *objective.penalties(parameters)]), len(parameters) // 2
+        penalty, errors, total = sum(of_data[-penalties:]), *of_data[:2]
+        figures = {"cost": errors + penalty, "cost_per_sample": errors / total}
+        if valid is not None:
+            errors, total = of_data[2:4]
+            figures |= {"valid_cost": errors + penalty, "valid_cost_per_sample": errors / total}
         return figures
 
     def _merit(self, figures: dict[str, float]) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnlab.engine import MLPEngine
-from nnlab.engine.forward import AT_ONCE
+from nnlab.engine.mlp import AT_ONCE
 from nnlab.estimators.epoch import Data
 from nnlab.networks import mlp_forward
 from nnlab.ops import LOSSES, l2_penalty_forward
@@ -44,10 +44,12 @@ class Objective(NamedTuple):
         """The network's outputs, (N, K)."""
         return torch.cat([mlp_forward(part, parameters, self.activations)[-1].z for part in torch.split(x, AT_ONCE)])
 
-    def errors(self, outputs: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> float:
-        """The part of E that the data make, Σₙ wₙ Eₙ."""
-        return LOSSES[self.loss].forward(outputs, target, "sum", sample_weight).item()
+    def measure(self, outputs: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+        """The part of E that the data make, Σₙ wₙ Eₙ, and Σₙ wₙ: scalars where the data are."""
+        errors = LOSSES[self.loss].forward(outputs, data.target, "sum", data.weight)
+        total = errors.new_full((), len(data.x), dtype=torch.float64) if data.weight is None else data.weight.sum()
+        return errors, total
 
-    def penalty(self, parameters: Sequence[Tensor]) -> float:
-        """The part of E that the weights make, λ/2 Σ w²."""
-        return sum(l2_penalty_forward(weight, self.l2).item() for weight in parameters[::2])
+    def penalties(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The part of E that each weight makes, λ/2 Σ w²: scalars where the parameters are."""
+        return [l2_penalty_forward(weight, self.l2) for weight in parameters[::2]]

@@ -80,7 +80,7 @@ class BlockLearner(Classifier):
         loader: Any = self.trainer.train_dataloader
         size = loader.batch_size
         work = 6.0 * sum(p.numel() for p in self.parameters()) * size  # a product forward, and two backward
-        n = block_length(self.trainer, work if self.device.type == "cpu" else None)
+        n = block_length(self.trainer, work, self.device.type)
         order = left[: n * size]
         with _all_or_nothing(self.changed()):
             loss = self.learn(self._engine_for(loader), order, loader.labels[order], size)

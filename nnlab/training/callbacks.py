@@ -16,9 +16,13 @@ from tqdm import tqdm
 from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.training.loops import learnt_in_epoch
 
+ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
+
 
 class KeepOnInterrupt(L.Callback):
     """Ctrl-C ends training after the step, or block of steps, at hand and saves the model; a second ends it at once.
+
+    Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch.
 
     Args:
         dirpath: the folder for ``interrupted.ckpt``; the run's folder when None.
@@ -46,7 +50,12 @@ class KeepOnInterrupt(L.Callback):
         """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
         # a block is a step as well, and comes with no accumulation
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if stepped and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if trainer.world_size == 1:
+            asked = stepped and self._asked
+        else:
+            due = stepped and (trainer.global_step % ASK == 0 or trainer.is_last_batch)
+            asked = due and trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+        if asked:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.data import SPECS, DataError
+from nnlab.engine import NotFiniteError
 from nnlab.training.callbacks import BestAndLast, EpochBar, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
 from nnlab.training.classifier import Classifier
@@ -27,7 +28,7 @@ from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, 
 from nnlab.training.settings import check_settings
 from nnlab.validation import ArgumentError, resolve_device
 
-USER_ERROR, INTERRUPTED = 2, 130  # exit statuses
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit statuses
 USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
 
 
@@ -204,7 +205,7 @@ def run(arguments: Sequence[str]) -> None:
         arguments: the command's name and its flags; ``--debug`` among them turns one-line errors into tracebacks.
 
     Raises:
-        SystemExit: 2 for a user's error, 130 after Ctrl-C.
+        SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
@@ -213,6 +214,12 @@ def run(arguments: Sequence[str]) -> None:
         arguments = with_recipes(arguments)
         learner = Parser.learner = chosen_learner(arguments)
         NNLabCLI(arguments)
+    except NotFiniteError as error:
+        if debug:
+            raise
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(f"nnlab {arguments[0]}: {error} (--optimizer.lr)", file=sys.stderr)
+        sys.exit(FAILED)
     except Exception as error:
         mistake = _users_mistake(error)
         if debug or mistake is None:

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 from torch.nn.utils import parametrize
 
 from nnlab import autograd
+from nnlab.data import ResidentLoader
 from nnlab.engine import Descent, MLPEngine
 from nnlab.networks import MLP, Linear
 from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
@@ -171,8 +172,8 @@ class LitMLP(BlockLearner):
         descent = self._descent()
         if isinstance(descent, str):
             raise ArgumentError("optimizer", f"must stay what it is until an epoch ends, got {descent}")
-        engine.velocity = self._velocity()
-        outputs, penalties = engine.run_(order, descent)
+        engine.state = self._velocity()
+        outputs, penalties, _ = engine.run_(order, descent)
         errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))
         losses = _sums(errors, batch_size)
         if self.l2 > 0:
@@ -194,7 +195,11 @@ class LitMLP(BlockLearner):
             return float(trainer.world_size * batches), mean
         if trainer.world_size == 1:
             return mean, mean
-        total: Any = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResidentLoader):  # without asking the other processes
+            total: Any = loader.samples_in(batch_idx)
+        else:
+            total = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
         return float(n * trainer.world_size / total) * mean, mean
 
     def on_train_epoch_end(self) -> None:

@@ -184,6 +184,8 @@ def test_a_learning_rate_that_learns_nothing_is_refused(lr):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(name, change, message, device):
+    if "0 and 1 alone" in message and device.type == "cuda":
+        pytest.skip("values are read on a CPU only")
     arguments = integer_problem(0, torch.float64, device)._asdict()
     with pytest.raises(ArgumentError, match=message):
         perceptron_rule(**{**arguments, name: change(arguments[name])})

@@ -103,10 +103,11 @@ def trainer(device: torch.device, root: Path, **options: Any) -> L.Trainer:
 
 
 def in_blocks_of(n: int, model: torch.nn.Module, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a block of this model on a CPU be n mini-batches at most, as if the model were that large."""
+    """Let a block of this model be n mini-batches at most, as if the model were that large."""
     parameters = sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(loops, "STEP", 0)
-    monkeypatch.setattr(loops, "WORK", 6 * parameters * batch_size * n)
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setitem(loops.STEP, kind, 0)
+        monkeypatch.setitem(loops.WORK, kind, 6 * parameters * batch_size * n)
 
 
 class EachBatch(L.Callback):

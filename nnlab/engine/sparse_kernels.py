@@ -1,0 +1,687 @@
+"""The compiled loops of the sparse first layer, and of the whole step of a network with one hidden layer.
+
+**Pairs.** A sample is a list of entries, one for each pair of neighbouring features (2i, 2i + 1) of which at least one
+is not 0. An entry holds the pair's index i and two values; where all samples have at most 256 distinct values, these
+are two bytes, each the index of a value in a table. An MNIST image has 150 inputs that are not 0, but 88 such pairs.
+
+**Order.** The entries of a block of samples are sorted by pair (``sort_blocks``). Two rows of the weight are then read
+and written once for all samples of the block, and stay in registers while the entries of their pair are worked off.
+
+**Units.** A weight (O, I) is kept as (parts, I, P), P = 64 units side by side in each part. A thread works on whole
+parts, so that each sum is taken in one order whatever the number of threads.
+
+In what follows w is one part of a weight, (I, P), and u, z and δ are (n, P). Entry j of a block belongs to the sample
+``where[j] >> 16`` of that block; its pair's entries are start[i] to start[i + 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, prange, types
+from numba.extending import intrinsic, overload
+
+from nnlab.engine.compiled import Array, compiled, fetch, on_stack
+
+P = 64  # units side by side; ``compiled.on_stack`` says why not fewer
+BLOCK = 256  # samples that are sorted together
+AHEAD = 4  # samples: entries are fetched into the cache so far ahead of their use
+FIRST, SECOND, SAMPLE = np.uint32(255), np.uint32(8), np.uint32(16)  # an entry is sample << 16 | second << 8 | first
+
+# Products and sums may be fused and reordered. NaN and infinity are kept: the caller must see them.
+FUSED: Any = {"contract"}
+ANY_ORDER: Any = {"contract", "reassoc", "nsz"}
+
+
+def _loop(function: Any) -> Any:
+    return compiled(function, fastmath=FUSED)
+
+
+def _sum(function: Any) -> Any:
+    return compiled(function, fastmath=ANY_ORDER)
+
+
+def _parallel(function: Any) -> Any:
+    return compiled(function, parallel=True, fastmath=FUSED)
+
+
+# Samples as entries
+
+
+@_parallel
+def count_codes(codes: Array, n_entries: Array) -> None:
+    """The number of entries of each row of codes, (N, pairs) uint16, the two bytes of a pair side by side."""
+    for n in prange(len(codes)):
+        total = 0
+        for code in codes[n]:
+            total += code != 0
+        n_entries[n] = total
+
+
+@_parallel
+def count_values(x: Array, n_entries: Array) -> None:
+    """The number of entries of each row of x, (N, I)."""
+    for n in prange(len(x)):
+        row, total = x[n], 0
+        for i in range(0, len(row) - 1, 2):
+            total += (row[i] != 0) | (row[i + 1] != 0)
+        if len(row) % 2:
+            total += row[-1] != 0
+        n_entries[n] = total
+
+
+@_parallel
+def encode_codes(codes: Array, first: Array, pair: Array, entries: Array) -> None:
+    """The entries of row n of codes, (N, pairs) uint16, from ``first[n]`` on."""
+    for n in prange(len(codes)):
+        row, j, end = codes[n], first[n], first[n + 1]
+        for i in range(len(row)):
+            if j == end:
+                break
+            pair[j], entries[j] = i, row[i]
+            j += row[i] != 0
+
+
+@_parallel
+def encode_values(x: Array, first: Array, pair: Array, entries: Array) -> None:
+    """The entries of row n of x, (N, I), from ``first[n]`` on; they are (entries, 2) values."""
+    for n in prange(len(x)):
+        row, j = x[n], first[n]
+        for i in range(0, len(row), 2):
+            second = row[i + 1] if i + 1 < len(row) else row[i] - row[i]
+            if row[i] != 0 or second != 0:
+                pair[j], entries[j, 0], entries[j, 1] = i >> 1, row[i], second
+                j += 1
+
+
+@_parallel
+def count_csr(indptr: Array, indices: Array, data: Array, n_entries: Array) -> None:
+    """The number of entries of each row of a CSR matrix with sorted indices."""
+    for n in prange(len(indptr) - 1):
+        total, last = 0, -1
+        for j in range(indptr[n], indptr[n + 1]):
+            i = indices[j] >> 1
+            if data[j] != 0 and i != last:
+                total, last = total + 1, i
+        n_entries[n] = total
+
+
+@_parallel
+def encode_csr(indptr: Array, indices: Array, data: Array, first: Array, pair: Array, entries: Array) -> None:
+    """The entries of row n of a CSR matrix from ``first[n]`` on: (entries, 2) codes or values, which begin as 0."""
+    for n in prange(len(indptr) - 1):
+        at, last = first[n] - 1, -1
+        for j in range(indptr[n], indptr[n + 1]):
+            i = indices[j] >> 1
+            if data[j] != 0:
+                if i != last:
+                    at, last = at + 1, i
+                    pair[at] = i
+                entries[at, indices[j] & 1] = data[j]
+
+
+SLOTS = 1024  # of the hash table of values: four for each value it can hold
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio: Fibonacci hashing
+
+
+@_loop
+def slot_of(bits: Any, keys: Array, codes: Array) -> Any:
+    """Where a value's bits are in the hash table, or the free slot (code 0) where they belong."""
+    slot = (np.uint64(bits) * MULTIPLIER) >> np.uint64(54)
+    while codes[slot] != 0 and keys[slot] != bits:
+        slot = (slot + np.uint64(1)) & np.uint64(SLOTS - 1)
+    return slot
+
+
+@_loop
+def add_values(bits: Array, keys: Array, codes: Array, n_values: int) -> int:
+    """Enter each new value of bits, (n,) unsigned; returns how many there are now, 256 if more than 255 besides 0."""
+    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
+    for b in bits:
+        if np.uint64(b) << beyond_sign:  # neither 0 nor −0
+            slot = slot_of(b, keys, codes)
+            if codes[slot] == 0:
+                if n_values == 255:
+                    return 256
+                n_values += 1
+                keys[slot], codes[slot] = b, n_values
+    return n_values
+
+
+@_parallel
+def find_values(bits: Array, keys: Array, codes: Array, n_values: Array) -> None:
+    """Enter the values of each share of bits, (n,), into that share's hash table."""
+    shares = len(keys)
+    for share in prange(shares):
+        mine = bits[share * len(bits) // shares : (share + 1) * len(bits) // shares]
+        n_values[share] = add_values(mine, keys[share], codes[share], 0)
+
+
+@_parallel
+def look_up(bits: Array, keys: Array, codes: Array, found: Array) -> None:
+    """The code of each value: found, (N, at least I) uint8, from bits, (N, I)."""
+    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
+    for n in prange(len(bits)):
+        for i in range(bits.shape[1]):
+            b = bits[n, i]
+            found[n, i] = np.uint8(codes[slot_of(b, keys, codes)]) if np.uint64(b) << beyond_sign else np.uint8(0)
+
+
+# Blocks of entries sorted by pair
+
+
+def put(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> None:
+    """Write entry k of all samples to place j of the sorted entries."""
+
+
+def both(entry: Any, j: Any, values: Any) -> Any:
+    """The two values of sorted entry j: by their codes from a table (256,), or as they are from (entries, 2)."""
+
+
+@overload(put)
+def _put(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> Any:
+    def coded(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> None:
+        where[j] = (sample << SAMPLE) | np.uint32(entries[k])
+
+    def plain(j: Any, sample: Any, k: Any, entries: Any, where: Any, values: Any) -> None:
+        where[j] = sample << SAMPLE
+        values[j, 0] = entries[k, 0]
+        values[j, 1] = entries[k, 1]
+
+    return coded if entries.ndim == 1 else plain
+
+
+@overload(both)
+def _both(entry: Any, j: Any, values: Any) -> Any:
+    def coded(entry: Any, j: Any, values: Any) -> Any:
+        return values[entry & FIRST], values[(entry >> SECOND) & FIRST]
+
+    def plain(entry: Any, j: Any, values: Any) -> Any:
+        return values[j, 0], values[j, 1]
+
+    return coded if values.ndim == 1 else plain
+
+
+@_loop
+def sort_entries(
+    first: Array, pair: Array, entries: Array, order: Array, start: Array, begin: Any, where: Array, values: Array
+) -> None:
+    """A counting sort: the entries of the samples in ``order`` by pair, from place ``begin`` on.
+
+    An entry is read twice, in the order of the samples, and written once.
+    """
+    n_pairs = np.uint64(len(start) - 1)
+    flat, width = entries.ravel(), entries.size // max(1, len(entries))
+    for i in range(n_pairs):
+        start[i] = 0
+    for k in range(len(order)):
+        if k + AHEAD < len(order):  # without this the loop waits for memory: 15 ms an epoch in place of 7
+            n = order[k + AHEAD]
+            fetch(pair, first[n], first[n + 1] - first[n])
+            fetch(flat, width * first[n], width * (first[n + 1] - first[n]))
+        n = order[k]
+        for i in pair[first[n] : first[n + 1]]:
+            start[i] += np.uint64(1)
+    total = np.uint64(begin)
+    for i in range(n_pairs):
+        count = start[i]
+        start[i] = total
+        total += count
+    for k in range(len(order)):
+        n = order[k]
+        of_sample, codes = pair[first[n] : first[n + 1]], entries[first[n] : first[n + 1]]
+        for j in range(np.uint64(len(of_sample))):
+            i = of_sample[j]
+            put(start[i], np.uint32(k), j, codes, where, values)
+            start[i] += np.uint64(1)
+    for i in range(n_pairs, np.uint64(0), -1):  # each start is where the next pair begins: move them on
+        start[i] = start[i - np.uint64(1)]
+    start[0] = begin
+
+
+@_parallel
+def sort_blocks(
+    first: Array, pair: Array, entries: Array, order: Array, cut: Array, start: Array, begin: Array, where: Array,
+    values: Array,
+) -> None:  # fmt: skip
+    """Sort the entries of each block; block b has the samples order[cut[b]] to order[cut[b + 1]]."""
+    for b in prange(len(start)):
+        sort_entries(first, pair, entries, order[cut[b] : cut[b + 1]], start[b], begin[b], where, values)
+
+
+# The first layer
+
+
+@_loop
+def add_inputs(w: Array, start: Array, where: Array, values: Array, u: Array) -> None:
+    """u ← u + x Wᵀ of a block: two products for each load and store of u."""
+    for i in range(len(w) // 2):
+        a, z = start[i], start[i + 1]
+        if a == z:
+            continue
+        w0, w1 = w[2 * i], w[2 * i + 1]
+        row0, row1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
+        for l in range(P):
+            row0[l] = w0[l]
+            row1[l] = w1[l]
+        for j in range(a, z):
+            entry = where[j]
+            v0, v1 = both(entry, j, values)
+            of_sample = u[entry >> SAMPLE]
+            for l in range(P):
+                of_sample[l] += v0 * row0[l] + v1 * row1[l]
+
+
+@_loop
+def add_gradient(w: Array, keep: Any, start: Array, where: Array, values: Array, delta: Array) -> None:
+    """w ← keep w + δᵀ x of a block: each row of w is read and written once, and not at all if it stays as it is."""
+    for i in range(len(w) // 2):
+        a, z = start[i], start[i + 1]
+        if a == z and keep == 1:
+            continue
+        w0, w1 = w[2 * i], w[2 * i + 1]
+        sum0, sum1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
+        for l in range(P):
+            sum0[l] = keep * w0[l]
+            sum1[l] = keep * w1[l]
+        for j in range(a, z):
+            entry = where[j]
+            v0, v1 = both(entry, j, values)
+            of_sample = delta[entry >> SAMPLE]
+            for l in range(P):
+                d = of_sample[l]
+                sum0[l] += v0 * d
+                sum1[l] += v1 * d
+        for l in range(P):
+            w0[l] = sum0[l]
+        for l in range(P):
+            w1[l] = sum1[l]
+
+
+@_loop
+def add_gradient_and_step(
+    w: Array, v: Array, momentum: Any, decay: Any, lr: Any, start: Array, where: Array, values: Array, delta: Array
+) -> None:
+    """v ← μ v + λ w + δᵀ x of a block, w ← w − η v: one pass over w and v in place of four."""
+    for i in range(len(w) // 2):
+        w0, w1, v0, v1 = w[2 * i], w[2 * i + 1], v[2 * i], v[2 * i + 1]
+        sum0, sum1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
+        for l in range(P):
+            sum0[l] = momentum * v0[l] + decay * w0[l]
+            sum1[l] = momentum * v1[l] + decay * w1[l]
+        for j in range(start[i], start[i + 1]):
+            entry = where[j]
+            x0, x1 = both(entry, j, values)
+            of_sample = delta[entry >> SAMPLE]
+            for l in range(P):
+                d = of_sample[l]
+                sum0[l] += x0 * d
+                sum1[l] += x1 * d
+        for l in range(P):
+            v0[l] = sum0[l]
+            w0[l] -= lr * sum0[l]
+        for l in range(P):
+            v1[l] = sum1[l]
+            w1[l] -= lr * sum1[l]
+
+
+@_sum
+def sum_of_squares(w: Array) -> Any:
+    """Σ w²."""
+    total = 0.0
+    for i in range(len(w)):
+        row, of_row = w[i], w.dtype.type(0)
+        for l in range(P):
+            of_row += row[l] * row[l]
+        total += of_row
+    return total
+
+
+@_loop
+def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: Array, u: Array) -> None:
+    """u = x Wᵀ + b of a mini-batch, which is len(start) blocks; the bias is (P,)."""
+    for k in range(len(u)):
+        for l in range(P):
+            u[k, l] = bias[l]
+    for block in range(len(start)):
+        add_inputs(w, start[block], where, values, u[block * BLOCK : (block + 1) * BLOCK])
+
+
+@_loop
+def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array) -> None:
+    """v ← μ v + λ w + δᵀ x, w ← w − η v of a mini-batch; without momentum w ← (1 − η λ) w + δᵀ x for δ times −η.
+
+    ``step`` is μ, λ, η and 1 − η λ.
+    """
+    one, last = w.dtype.type(1), len(start) - 1
+    if step[0] == 0:
+        for block in range(last + 1):
+            rows = delta[block * BLOCK : (block + 1) * BLOCK]
+            add_gradient(w, one if block else step[3], start[block], where, values, rows)
+    else:
+        for block in range(last):
+            rows = delta[block * BLOCK : (block + 1) * BLOCK]
+            add_gradient(v, one if block else step[0], start[block], where, values, rows)
+        keep, rows = one if last else step[0], delta[last * BLOCK :]
+        add_gradient_and_step(w, v, keep, step[1], step[2], start[last], where, values, rows)
+
+
+@_parallel
+def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array) -> None:
+    """u = x Wᵀ + b; the weight is (parts, I, P), the bias (O,), ``space`` (parts, n, P), u (n, O)."""
+    for part in prange(len(weight)):
+        mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
+        b, own = carray(on_stack(P, weight), P), bias[part * P : (part + 1) * P]
+        for l in range(len(own)):
+            b[l] = own[l]
+        net_inputs_part(weight[part], b, start, where, values, mine)
+        for k in range(len(columns)):
+            for l in range(columns.shape[1]):
+                columns[k, l] = mine[k, l]
+
+
+@_parallel
+def descend(
+    weight: Array, velocity: Array, step: Array, scale: Any, start: Array, where: Array, values: Array, space: Array,
+    delta: Array,
+) -> None:  # fmt: skip
+    """The step of ``descend_part`` for all parts by s δ, (n, O); space is (parts, n, P)."""
+    for part in prange(len(weight)):
+        mine, columns = space[part, : len(delta)], delta[:, part * P : (part + 1) * P]
+        for k in range(len(columns)):
+            for l in range(columns.shape[1]):
+                mine[k, l] = scale * columns[k, l]
+            for l in range(columns.shape[1], P):
+                mine[k, l] = 0
+        descend_part(weight[part], velocity[part], step, start, where, values, mine)
+
+
+# The whole step of a network with one hidden layer
+
+
+def _two_to(_: Any, n: Any) -> Any:
+    """2ⁿ of a whole number n, as a float of the same dtype: n + bias, moved to where the exponent is."""
+    if not isinstance(n, types.Float):
+        return None
+    mantissa = {32: 23, 64: 52}[n.bitwidth]
+    whole = ir.IntType(n.bitwidth)
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        small = builder.fptosi(given[0], ir.IntType(32))  # to 64 bits, AVX2 has no instruction
+        exponent = builder.add(builder.sext(small, whole), whole((1 << (n.bitwidth - mantissa - 2)) - 1))
+        return builder.bitcast(builder.shl(exponent, whole(mantissa)), given[0].type)
+
+    return n(n), generate
+
+
+two_to = intrinsic(_two_to)
+
+
+def exponential(x: Any) -> Any:
+    """e^x of an x <= 0 as (s, q): e^x = s + s q, and e^x − 1 = (s − 1) + s q is precise near 0 too."""
+
+
+LN_2 = np.log(np.longdouble(2))
+HIGH = 0.693145751953125  # ln 2 = HIGH + LOW, n HIGH is exact
+
+
+@overload(exponential, jit_options={"fastmath": FUSED})
+def _exponential(x: Any) -> Any:
+    """x = n ln 2 + r with |r| <= ln 2 / 2, s = 2ⁿ and q = e^r − 1 by its series, cut where a term is 0.1 of an ulp."""
+    kind, terms, least = (np.float32, 7, -87) if x.bitwidth == 32 else (np.float64, 13, -708)
+    least, log2_e, high, low = kind(least), kind(1 / LN_2), kind(HIGH), kind(LN_2 - np.longdouble(HIGH))
+    _, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13 = (kind(1 / math.factorial(k)) for k in range(14))
+
+    def in_float32(x: Any) -> Any:
+        x = least if x < least else x  # so that a NaN stays one
+        n = np.rint(x * log2_e)
+        r = (x - n * high) - n * low
+        return two_to(n), r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))))
+
+    def in_float64(x: Any) -> Any:
+        x = least if x < least else x
+        n = np.rint(x * log2_e)
+        r = (x - n * high) - n * low
+        q = c6 + r * (c7 + r * (c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13))))))
+        return two_to(n), r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * q)))))
+
+    return in_float32 if terms == 7 else in_float64
+
+
+# A form is five numbers that say what an activation is:
+RAMP, LOGISTIC, SOFTMAX = 0, 1, 2
+# RAMP, slope: z = u where u > 0, else slope u
+# LOGISTIC, a, b, c: z = a + b σ(c u)
+# SOFTMAX: over the classes, as a loss has it built in
+
+
+@_loop
+def activate(z: Array, form: Array) -> None:
+    """u becomes z = h(u); z is (m,)."""
+    zero, one, two = form.dtype.type(0), form.dtype.type(1), form.dtype.type(2)
+    if form[0] == LOGISTIC:
+        low, high, c = form[1], form[1] + form[2], form[3]
+        total = low + high
+        for l in range(len(z)):  # with e = e^−|cu| and m = e − 1: (high + low e) / (1 + e), or with both exchanged
+            u = c * z[l]
+            s, q = exponential(-abs(u))
+            m = (s - one) + s * q
+            z[l] = (total * (s + s * q) - low * m if u < zero else total + low * m) / (two + m)
+    elif form[1] == zero:
+        for l in range(len(z)):
+            z[l] = zero if z[l] <= zero else z[l]  # so that a NaN stays one
+    elif form[1] != one:
+        slope = form[1]
+        for l in range(len(z)):
+            z[l] = z[l] if z[l] > zero else slope * z[l]
+
+
+@_loop
+def pull_back(delta: Array, z: Array, form: Array) -> None:
+    """∂E/∂z becomes δ = ∂E/∂z h'(u); both are (m,)."""
+    zero, one = form.dtype.type(0), form.dtype.type(1)
+    if form[0] == LOGISTIC:
+        low, high, slope = form[1], form[1] + form[2], form[3] / form[2]
+        for l in range(len(z)):
+            delta[l] *= slope * (z[l] - low) * (high - z[l])
+    elif form[1] == zero:
+        for l in range(len(z)):
+            delta[l] = zero if z[l] <= zero else delta[l]
+    elif form[1] != one:
+        slope = form[1]
+        for l in range(len(z)):
+            delta[l] = delta[l] if z[l] > zero else slope * delta[l]
+
+
+@_loop
+def softmax(y: Array, n: int) -> None:
+    """Logits become their softmax over the classes; y is (K, n) of a (K, more) buffer."""
+    most, total = y[-2], y[-1]  # two rows to spare
+    for k in range(n):
+        most[k] = y[0, k]
+        total[k] = 0
+    for c in range(1, len(y) - 2):
+        for k in range(n):
+            most[k] = y[c, k] if y[c, k] > most[k] else most[k]
+    for c in range(len(y) - 2):
+        for k in range(n):
+            s, q = exponential(y[c, k] - most[k])
+            y[c, k] = s + s * q
+            total[k] += y[c, k]
+    one = y.dtype.type(1)
+    for k in range(n):
+        total[k] = one / total[k]
+    for c in range(len(y) - 2):
+        for k in range(n):
+            y[c, k] *= total[k]
+
+
+@_sum
+def outputs_part(z: Array, w2: Array, u2: Array) -> None:
+    """u2 = W2 zᵀ of a part's units; z is (n, P), w2 (K, P), u2 (K, at least n)."""
+    for k in range(len(z)):
+        row = z[k]
+        for c in range(len(w2)):
+            v, total = w2[c], z.dtype.type(0)
+            for l in range(P):
+                total += row[l] * v[l]
+            u2[c, k] = total
+
+
+@_loop
+def hidden_delta(z: Array, w2: Array, delta2: Array, delta: Array) -> None:
+    """∂E/∂z = δ₂ᵀ W2; delta2 is (K, at least n), delta (n, P)."""
+    for k in range(len(z)):
+        total, row = carray(on_stack(P, w2), P), delta[k]
+        for l in range(P):
+            total[l] = 0
+        for c in range(len(w2)):
+            d, v = delta2[c, k], w2[c]
+            for l in range(P):
+                total[l] += d * v[l]
+        for l in range(P):
+            row[l] = total[l]
+
+
+@_loop
+def move(w: Array, v: Array, step: Array, gradient: Array) -> None:
+    """The step of ``descend_part`` for one row of parameters by its gradient, all (m,)."""
+    if step[0] == 0:
+        for l in range(len(w)):
+            w[l] = step[3] * w[l] + gradient[l]
+    else:
+        for l in range(len(w)):
+            v[l] = step[0] * v[l] + step[1] * w[l] + gradient[l]
+            w[l] -= step[2] * v[l]
+
+
+@_loop
+def descend_output_part(w2: Array, v2: Array, step: Array, z: Array, delta2: Array) -> None:
+    """The output layer's step for a part of its inputs: the gradient is δ₂ zᵀ."""
+    for c in range(len(w2)):
+        total, d = carray(on_stack(P, w2), P), delta2[c]
+        for l in range(P):
+            total[l] = 0
+        for k in range(len(z)):
+            t, row = d[k], z[k]
+            for l in range(P):
+                total[l] += t * row[l]
+        move(w2[c], v2[c], step, total)
+
+
+@_loop
+def descend_bias(b: Array, v: Array, step: Array, delta: Array) -> None:
+    """A bias's step: the gradient is Σₙ δₙ; b is (P,), delta (n, P)."""
+    total = carray(on_stack(P, b), P)
+    for l in range(P):
+        total[l] = 0
+    for k in range(len(delta)):
+        row = delta[k]
+        for l in range(P):
+            total[l] += row[l]
+    move(b, v, step, total)
+
+
+@_loop
+def descend_output_bias(b2: Array, v2: Array, step: Array, delta2: Array, n: int) -> None:
+    """The output layer's bias's step: b2 is (K,), delta2 (K, at least n)."""
+    zero = b2.dtype.type(0)
+    for c in range(len(b2)):
+        total, row = zero, delta2[c]
+        for k in range(n):
+            total += row[k]
+        if step[0] == zero:
+            b2[c] = step[3] * b2[c] + total
+        else:
+            v2[c] = step[0] * v2[c] + step[1] * b2[c] + total
+            b2[c] -= step[2] * v2[c]
+
+
+@_loop
+def loss_delta(
+    y: Array, u2: Array, forms: Array, numbers: Array, labels: Array, targets: Array, scale: Array, rate: Any
+) -> None:
+    """y, which begins as the outputs, becomes δ₂ = s (y − t) h'(u₂); u2 has the outputs; both are (K + 2, >= n)."""
+    n, n_outputs = len(numbers), len(y) - 2
+    if forms[2, 0] == SOFTMAX:
+        softmax(y, n)
+    else:
+        for c in range(n_outputs):
+            activate(y[c, :n], forms[2])
+    if len(labels):
+        for k in range(n):
+            y[labels[numbers[k]], k] -= y.dtype.type(1)
+    else:
+        for k in range(n):
+            t = targets[numbers[k]]
+            for c in range(n_outputs):
+                y[c, k] -= t[c]
+    for c in range(n_outputs):
+        for k in range(n):
+            y[c, k] *= rate * scale[k]
+        pull_back(y[c, :n], u2[c, :n], forms[1])
+
+
+@_parallel
+def run_steps(
+    training: bool, shares: int, n_units: int, forms: Array, batch_size: int,
+    order: Array, labels: Array, targets: Array, scale: Array,
+    start: Array, where: Array, values: Array,
+    w1: Array, v1: Array, b1: Array, vb1: Array, w2: Array, v2: Array, b2: Array, vb2: Array,
+    step_w: Array, step_b: Array, rate: Any, penalise: bool,
+    z: Array, delta: Array, partial: Array, logits: Array, delta2: Array, squares: Array,
+    outputs: Array, penalties: Array,
+) -> None:  # fmt: skip
+    """The steps of some mini-batches, each in two parallel regions; or, without ``training``, the outputs alone.
+
+    First each part's units, and their share of the output layer's net inputs; then, in each thread alike, these shares'
+    sum, the outputs and δ₂ (K numbers a sample, cheaper to repeat than to wait for), and each part's steps.
+
+    Shapes: w1, v1 (parts, I, P); b1, vb1 (parts, P); w2, v2 (parts, K, P); b2, vb2 (K,); z, delta (parts, n, P);
+    partial (parts, K, n); logits, delta2 (shares, K + 2, n); squares (parts,); outputs (K, n of all); order and scale
+    (n of all,); start (batches, blocks, pairs + 1).
+    """
+    parts, n_outputs = len(w1), len(b2)
+    for batch in range(len(start)):
+        begin = batch * batch_size
+        n = min(batch_size, len(order) - begin)
+        for share in prange(shares):
+            for part in range(share * parts // shares, (share + 1) * parts // shares):
+                mine = z[part, :n]
+                net_inputs_part(w1[part], b1[part], start[batch], where, values, mine)
+                activate(mine.reshape(n * P), forms[0])
+                for k in range(n):  # units that are only there to fill the last part
+                    for l in range(min(P, n_units - part * P), P):
+                        mine[k, l] = 0
+                outputs_part(mine, w2[part], partial[part])
+        for share in prange(shares):
+            u2, d2 = logits[share], delta2[share]
+            for c in range(n_outputs):
+                row = u2[c]
+                for k in range(n):
+                    row[k] = b2[c]
+                for part in range(parts):
+                    for k in range(n):
+                        row[k] += partial[part, c, k]
+                activate(row[:n], forms[1])
+                d2[c, :n] = row[:n]
+                if share == 0:
+                    outputs[c, begin : begin + n] = row[:n]
+            if training:
+                loss_delta(d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate)
+                for part in range(share * parts // shares, (share + 1) * parts // shares):
+                    if penalise:
+                        squares[part] = sum_of_squares(w1[part]) + sum_of_squares(w2[part])
+                    d = delta[part, :n]
+                    hidden_delta(z[part, :n], w2[part], d2, d)
+                    descend_output_part(w2[part], v2[part], step_w, z[part, :n], d2)
+                    pull_back(d.reshape(n * P), z[part, :n].reshape(n * P), forms[0])
+                    descend_part(w1[part], v1[part], step_w, start[batch], where, values, d)
+                    descend_bias(b1[part], vb1[part], step_b, d)
+        if training:
+            descend_output_bias(b2, vb2, step_b, delta2[0], n)
+            if penalise:
+                penalties[batch] = squares.sum()
