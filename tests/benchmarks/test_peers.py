@@ -44,6 +44,11 @@ def test_softmax_and_relu(name):
     assert_trains_as_ours(SOFTMAX[name], mlp_problem(torch.float64), 240 if name == "estimator" else 250)
 
 
+@pytest.mark.cuda
+def test_a_step_captured_as_a_cuda_graph():
+    assert_trains_as_ours(torch_models.graphed, mlp_problem(torch.float32).to(torch.device("cuda")))
+
+
 @pytest.mark.parametrize("gather", ["before", "in"])
 def test_jax(gather):
     jax_mlp = pytest.importorskip("benchmarks.peers.jax_mlp", exc_type=ImportError)
