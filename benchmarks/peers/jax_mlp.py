@@ -26,7 +26,7 @@ def jax_mlp(problem: MLPProblem, *, gather: str = "in") -> Contestant:
     """
     device, size = jax.devices("cpu" if problem.x.device.type == "cpu" else "gpu")[0], problem.batch_size
     if device.platform != "cpu":
-        jax.config.update("jax_default_matmul_precision", "highest")  # its default there is TF32, ours is float32
+        jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call] # not TF32
 
     def put(value: Tensor) -> Any:
         return jax.device_put(value.detach().cpu().numpy().copy(), device)

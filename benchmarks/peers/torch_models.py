@@ -61,7 +61,7 @@ def graphed(problem: MLPProblem) -> Contestant:
         optimizer.zero_grad(set_to_none=True)
 
     start = [p.detach().clone() for p in network.parameters()]
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):  # as torch's documentation asks for before a capture

@@ -29,7 +29,7 @@ def assert_trains_as_ours(make, problem, n=250):
     expected, found = ours.engine(problem), make(problem)
     start = [p.clone() for p in expected.parameters()]
     for seed in (1, 2):
-        order = problem.order(seed)[:n]
+        order = problem.order(seed)[:n].to(problem.x.device)
         expected.train(order)
         found.train(order)
     for theirs, our, first in zip(found.parameters(), expected.parameters(), start, strict=True):
