@@ -46,6 +46,7 @@ PRODUCTS = Peer(
     trains=False,
 )
 EAGER = peer("torch eager autograd, fused SGD", "torch_models:autograd")
+GRAPHED = replace(peer("torch autograd, its step a CUDA graph", "torch_models:graphed"), cuda=True)
 COMPILED = Peer(
     "torch.compile",
     {
@@ -76,6 +77,7 @@ SOFTMAX = Comparison(
     "softmax",
     [
         EAGER,
+        GRAPHED,
         COMPILED,
         peer("scikit-learn MLPClassifier float32", "sklearn_models:mlp"),
         JAX,
@@ -101,7 +103,11 @@ CHAPTER_FLOAT64 = Comparison(
 )
 # a unit that rounding puts on the other side of ReLU's 0, one in millions, moves the weights by 1e-3
 WIDE = Comparison(
-    "engine", ENGINE, "wide", [EAGER, replace(COMPILED, quick=False), replace(JAX, quick=False)], tolerance=0.02
+    "engine",
+    ENGINE,
+    "wide",
+    [EAGER, GRAPHED, replace(COMPILED, quick=False), replace(JAX, quick=False)],
+    tolerance=0.02,
 )
 RULE = Comparison(
     "engine",

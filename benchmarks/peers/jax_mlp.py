@@ -25,6 +25,8 @@ def jax_mlp(problem: MLPProblem, *, gather: str = "in") -> Contestant:
     once, or "in" it, a mini-batch at a time.
     """
     device, size = jax.devices("cpu" if problem.x.device.type == "cpu" else "gpu")[0], problem.batch_size
+    if device.platform != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call] # not TF32
 
     def put(value: Tensor) -> Any:
         return jax.device_put(value.detach().cpu().numpy().copy(), device)

@@ -25,14 +25,15 @@ def autograd(problem: MLPProblem, *, compiled: str = "") -> Contestant:
     def loss(x: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(network(x), labels)
 
-    loss_of = torch.compile(loss, dynamic=False) if compiled == "loss" else loss
+    mode = "reduce-overhead" if problem.x.is_cuda else None  # with CUDA graphs
+    loss_of = torch.compile(loss, dynamic=False, mode=mode) if compiled == "loss" else loss
 
     def step(x: Tensor, labels: Tensor) -> None:
         torch.autograd.backward(loss_of(x, labels))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    step_of = torch.compile(step, dynamic=False) if whole else step
+    step_of = torch.compile(step, dynamic=False, mode=mode) if whole else step
 
     def train(order: Tensor) -> None:
         n, size = len(order), problem.batch_size
@@ -40,6 +41,50 @@ def autograd(problem: MLPProblem, *, compiled: str = "") -> Contestant:
         torch.index_select(problem.labels, 0, order, out=labels[:n])
         for batch, target in zip(torch.split(x[:n], size), torch.split(labels[:n], size), strict=True):
             step_of(batch, target)
+
+    return Contestant(train, lambda: list(network.parameters()))
+
+
+def graphed(problem: MLPProblem) -> Contestant:
+    """Autograd and ``torch.optim.SGD``, the step of a whole mini-batch captured as a CUDA graph.
+
+    Samples are gathered into the graph's inputs; the tail is a step without it.
+    """
+    size = problem.batch_size
+    x, labels = torch.zeros_like(problem.x[:size]), torch.zeros_like(problem.labels[:size])
+    network = problem.network().to_sequential()
+    optimizer = torch.optim.SGD(network.parameters(), lr=problem.lr, momentum=problem.momentum, fused=True)
+
+    def step(x: Tensor, labels: Tensor) -> None:
+        torch.autograd.backward(cross_entropy(network(x), labels))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    start = [p.detach().clone() for p in network.parameters()]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # as torch's documentation asks for before a capture
+            step(x, labels)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(x, labels)
+    with torch.no_grad():  # the steps before the capture are taken back
+        for parameter, value in zip(network.parameters(), start, strict=True):
+            parameter.copy_(value)
+            momentum = optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                momentum.zero_()
+
+    def train(order: Tensor) -> None:
+        for part in torch.split(order, size):
+            if len(part) < size:
+                step(problem.x[part], problem.labels[part])
+            else:
+                torch.index_select(problem.x, 0, part, out=x)
+                torch.index_select(problem.labels, 0, part, out=labels)
+                graph.replay()
 
     return Contestant(train, lambda: list(network.parameters()))
 

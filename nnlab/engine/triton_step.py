@@ -26,13 +26,11 @@ Form = tuple[float, ...]
 """An activation as numbers: (r,) for z = u where u > 0, else r u; (a, b, c) for z = a + b σ(c u)."""
 
 OUTPUTS = 128  # at most, for a program has all outputs of its samples in registers
-WORK = (
-    2**27
-)  # products in the first layer, N I O; beyond, cuBLAS's products are estimated to save more than five launches
+WORK = 2**27  # products in the first layer, N I O: an estimate of where cuBLAS's faster products outweigh its launches
 LARGEST = 2**31  # numbers in an array: offsets are int32
 
-HIDDEN = {"rows": 16, "units": 32, "depth": 16, "parts": 8, "num_warps": 8}
-DESCEND = {"rows": 16, "units": 32, "inputs": 64, "num_warps": 8}
+PROGRAMS = 132  # that an H100 runs side by side, one on each multiprocessor
+DESCEND = {"rows": 16, "units": 16, "inputs": 64, "num_warps": 4}
 ALIGNED = 16  # numbers; rows of the buffers begin at multiples, so that loads are of 16 bytes
 
 
@@ -71,8 +69,8 @@ def _product(
 ):  # fmt: skip
     """A tile of x wᵀ, of samples m and outputs k.
 
-    Each sum is ``parts`` sums, of a warp each: tensor cores add to a sum one product after another, and 784 inputs
-    are a chain of 294 waits, where eight sums of 42 each are taken side by side.
+    A sum is taken in ``parts`` sums, each by warps of its own: a tensor core adds to a sum one product after another,
+    294 for 784 inputs, and would wait for each; eight sums of at most 42 products are added up side by side.
     """
     u = tl.zeros((parts, rows, outs), tl.float32)
     for start in range(0, n_inputs, parts * depth):
@@ -87,27 +85,28 @@ def _product(
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["mask"])
 def hidden(
-    x, w, b, mask, count, z, n, x_row, z_row, n_inputs, n_units, factor, form: tl.constexpr, precision: tl.constexpr,
+    x, w, b, mask, counts, z, n, x_row, z_row, n_inputs, n_units, form: tl.constexpr, precision: tl.constexpr,
     rows: tl.constexpr, units: tl.constexpr, depth: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
-    """z = h(x Wᵀ + b), times the mask and its factor where there is one; x (n, I), W (O, I), mask and z (n, O)."""
+    """z = h(x Wᵀ + b), times the mask where there is one; x (n, I), W (O, I), mask and z (n, O)."""
     m = tl.program_id(0) * rows + tl.arange(0, rows)
     h = tl.program_id(1) * units + tl.arange(0, units)
     u = _product(x, m, x_row, w, h, n, n_inputs, n_units, precision, rows, units, depth, parts)
     y = _activate(u + tl.load(b + h, mask=h < n_units, other=0.0)[None, :], form)
     if mask is not None:
-        y *= _load(mask, m, n_units, h, n, n_units).to(tl.float32) * factor
+        y *= _load(mask, m, n_units, h, n, n_units).to(tl.float32)
     inside = (m < n)[:, None] & (h < n_units)[None, :]
     tl.store(z + m[:, None] * z_row + h[None, :], y, mask=inside)
-    if count is not None:  # noqa: SIM102 - Adam's, which the third kernel reads; whether it is there, the compiler knows
+    if counts is not None:  # noqa: SIM102 - of Adam's steps, for the third kernel; the compiler knows if they are there
         if tl.program_id(0) + tl.program_id(1) == 0:
-            tl.store(count, tl.load(count) + 1)
+            for k in tl.static_range(len(counts)):
+                tl.store(counts[k], tl.load(counts[k]) + 1)
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["mask", "target", "scale", "outputs"])
 def middle(
     z, w, b, mask, target, scale, outputs, delta_out, delta, n, z_row, out_row, n_units, n_outputs, target_row,
-    outputs_row, one_scale, factor, hidden_form: tl.constexpr, output_form: tl.constexpr, loss_form: tl.constexpr,
+    outputs_row, one_scale, hidden_form: tl.constexpr, output_form: tl.constexpr, loss_form: tl.constexpr,
     precision: tl.constexpr, rows: tl.constexpr, units: tl.constexpr, outs: tl.constexpr,
     depth: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
@@ -118,7 +117,6 @@ def middle(
     """
     m, k = tl.program_id(0) * rows + tl.arange(0, rows), tl.arange(0, outs)
     h = tl.program_id(1) * units + tl.arange(0, units)
-    z_own, w_own = _load(z, m, z_row, h, n, n_units), _load(w, k, n_units, h, n_outputs, n_units)
     u = _product(z, m, z_row, w, k, n, n_units, n_outputs, precision, rows, outs, depth, parts)
     y = _activate(u + tl.load(b + k, mask=k < n_outputs, other=0.0)[None, :], output_form)
 
@@ -141,11 +139,13 @@ def middle(
         tl.store(outputs + m[:, None] * outputs_row + k[None, :], y, mask=inside)
         tl.store(delta_out + m[:, None] * out_row + k[None, :], d, mask=inside)
 
+    z_own, w_own = _load(z, m, z_row, h, n, n_units), _load(w, k, n_units, h, n_outputs, n_units)
     below = tl.dot(d.to(z_own.dtype), w_own.to(z_own.dtype), input_precision=precision)
     before = z_own.to(tl.float32)
     if mask is not None:  # of a dropped unit, z is not known and δ is 0
-        below *= _load(mask, m, n_units, h, n, n_units).to(tl.float32) * factor
-        before /= factor
+        kept = _load(mask, m, n_units, h, n, n_units).to(tl.float32)
+        below *= kept
+        before /= tl.where(kept == 0, 1.0, kept)
     below = _times_slope(below, before, hidden_form)
     tl.store(delta + m[:, None] * z_row + h[None, :], below, mask=(m < n)[:, None] & (h < n_units)[None, :])
 
@@ -197,7 +197,7 @@ def _descend(
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["penalty"])
 def descend(
-    hidden_layer, output_layer, count, lr, penalty, n, first, momentum, weight_decay, l2, adam: tl.constexpr,
+    hidden_layer, output_layer, counts, lr, penalty, n, first, momentum, weight_decay, l2, adam: tl.constexpr,
     precision: tl.constexpr, rows: tl.constexpr, units: tl.constexpr, inputs: tl.constexpr,
 ):  # fmt: skip
     """Change the parameters of both layers, the output layer's by the programs from ``first`` on.
@@ -206,7 +206,7 @@ def descend(
     I and O. ``penalty`` takes Σ w² of each program's tile.
     """
     program, rate = tl.program_id(0), tl.load(lr)
-    t = 0.0 if count is None else tl.load(count).to(tl.float64)
+    t = 0.0 if counts is None else tl.load(counts[0]).to(tl.float64)
     if program < first:
         squares = _descend(
             hidden_layer, program, n, rate, t, momentum, weight_decay, l2, adam, precision, rows, units, inputs
@@ -233,7 +233,7 @@ class TritonStep:
         loss: a key of ``nnlab.ops.LOSSES``.
         batch_size: samples of a step, at most.
         state: what the update remembers, changed in place: nothing, the velocity of each parameter, or Adam's first
-            moments, its second moments, and the count of steps, which is float32 or float64.
+            moments, its second moments, and for each a count of steps, 0-dimensional.
         momentum: μ of the velocity.
         weight_decay: λ of every parameter.
         l2: λ of the penalty λ/2 Σ w² of the weights.
@@ -294,6 +294,8 @@ class TritonStep:
         self._row, self._out_row = (triton.cdiv(size, ALIGNED) * ALIGNED for size in (n_units, n_outputs))
         self._z, self._delta = (weight.new_empty(batch_size, self._row, dtype=dtype) for _ in range(2))
         self._delta_out = weight.new_empty(batch_size, self._out_row, dtype=dtype)
+        fills = triton.cdiv(batch_size, 16) * triton.cdiv(n_units, 16) > PROGRAMS
+        self._hidden = {"rows": 16, "units": 32 if fills else 16, "depth": 16, "parts": 8, "num_warps": 8}
         outs = max(16, triton.next_power_of_2(n_outputs))
         self._middle = {
             "rows": 16,
@@ -308,13 +310,13 @@ class TritonStep:
         self._first = across[0] * down[0]
         self.tiles = self._first + across[1] * down[1]
 
-        self._settings, self._count = (momentum, weight_decay, l2), None
+        self._settings = float(momentum), float(weight_decay), float(l2)
         self._adam: tuple[float, ...] | None = None
+        self._counts: tuple[Tensor, ...] | None = None
         self._moments: list[tuple[Tensor, ...] | None] = [None] * 4
         if adam is not None:
             self._adam = (*adam, *(math.log2(max(beta, 1e-300)) for beta in adam[:2]))
-            *moments, self._count = state
-            self._moments = list(zip(moments[:4], moments[4:], strict=True))
+            self._moments, self._counts = list(zip(state[:4], state[4:8], strict=True)), tuple(state[8:])
         elif state:
             self._moments = [(velocity,) for velocity in state]
 
@@ -327,7 +329,6 @@ class TritonStep:
         *,
         scale: float | Tensor = 1.0,
         mask: Tensor | None = None,
-        factor: float = 1.0,
         penalty: Tensor | None = None,
     ) -> None:
         """Launch the step of a mini-batch; the host waits for nothing.
@@ -336,26 +337,25 @@ class TritonStep:
             x: (n, I) with n up to the batch size. A kernel is compiled for rows that begin at multiples of 16 bytes,
                 and anew for others.
             target: class labels, (n,) int64, or values, (n, K).
-            outputs: takes those of the network before the step, (n, K).
+            outputs: takes those of the network before the step, (n, K); a sample's are side by side, as in ``target``.
             lr: η, one float32.
             scale: of each sample's error, (n,), or of all.
-            mask: 1 where a hidden unit is kept and 0 where it is dropped, (n, H) uint8.
-            factor: of the units that are kept.
+            mask: 0 where a hidden unit is dropped and 1 / (1 − p) where it is kept, (n, H).
             penalty: takes Σ w² of the weights before the step, in ``tiles`` numbers, (tiles,) float32.
         """
         weight, bias, weight_out, bias_out = self._parameters
         n, (n_inputs, n_units, n_outputs) = len(x), self._sizes
         hidden_form, output_form, loss_form = self._forms
-        scales, one_scale = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+        scales, one_scale = (scale, 1.0) if isinstance(scale, Tensor) else (None, float(scale))
         x_row, z, row, precision = x.stride(0), self._z, self._row, self._precision
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # Triton launches on the current one
-            hidden[triton.cdiv(n, HIDDEN["rows"]), triton.cdiv(n_units, HIDDEN["units"])](
-                x, weight, bias, mask, self._count, z, n, x_row, row, n_inputs, n_units, factor, hidden_form, precision,
-                **HIDDEN,
+            hidden[triton.cdiv(n, self._hidden["rows"]), triton.cdiv(n_units, self._hidden["units"])](
+                x, weight, bias, mask, self._counts, z, n, x_row, row, n_inputs, n_units, hidden_form, precision,
+                **self._hidden,
             )  # fmt: skip
             middle[triton.cdiv(n, self._middle["rows"]), triton.cdiv(n_units, self._middle["units"])](
                 z, weight_out, bias_out, mask, target, scales, outputs, self._delta_out, self._delta, n, row,
-                self._out_row, n_units, n_outputs, target.stride(0), outputs.stride(0), one_scale, factor, hidden_form,
+                self._out_row, n_units, n_outputs, target.stride(0), outputs.stride(0), one_scale, hidden_form,
                 output_form, loss_form, precision, **self._middle,
             )  # fmt: skip
             of_hidden = x, x_row, self._delta, row, weight, bias, *self._moments[:2], n_inputs, n_units
@@ -364,6 +364,6 @@ class TritonStep:
                 *(*self._moments[2:], n_units, n_outputs),
             )
             descend[(self.tiles,)](
-                of_hidden, of_output, self._count, lr, penalty, n, self._first, *self._settings, self._adam, precision,
+                of_hidden, of_output, self._counts, lr, penalty, n, self._first, *self._settings, self._adam, precision,
                 **DESCEND,
             )  # fmt: skip

@@ -121,6 +121,24 @@ def test_a_quick_run_leaves_out_peers_and_samples(monkeypatch, session):
     assert found.peer_seconds == 1000 * 5  # scaled up to all samples
 
 
+def test_a_peer_for_cuda_has_no_row_elsewhere():
+    comparison = Comparison(
+        "engine", ENGINE, "small", [Peer("a", {"": AUTOGRAD}), Peer("b", {"": AUTOGRAD}, cuda=True)]
+    )
+    for device, names in (("cpu", "a"), ("cuda", "ab")):
+        session = measure.Session(torch.device(device), False, lambda row: None, lambda text: None)
+        assert [peer.name for peer in session.peers(comparison)] == list(names)
+
+
+def test_on_cuda_an_epoch_is_trained_untimed_in_place_of_a_rest(monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(measure.time, "sleep", lambda seconds: calls.append("rest"))
+    for on_cuda in (False, True):
+        runner = SimpleNamespace(call=lambda method, order: calls.append(method) or 1.0)
+        Timed(runner, mlp_problem(torch.float32), on_cuda=on_cuda).time(0)
+    assert calls == ["rest", "seconds", "train", "seconds"]
+
+
 def timed(log: list[str], orders: list[int], name: str, samples: int | None = None, disturbed=(0.0, 1.0)) -> Timed:
     def call(method, order=None):
         if method == "disturbance":

@@ -29,7 +29,7 @@ def assert_trains_as_ours(make, problem, n=250):
     expected, found = ours.engine(problem), make(problem)
     start = [p.clone() for p in expected.parameters()]
     for seed in (1, 2):
-        order = problem.order(seed)[:n]
+        order = problem.order(seed)[:n].to(problem.x.device)
         expected.train(order)
         found.train(order)
     for theirs, our, first in zip(found.parameters(), expected.parameters(), start, strict=True):
@@ -42,6 +42,11 @@ def assert_trains_as_ours(make, problem, n=250):
 def test_softmax_and_relu(name):
     # the estimator sums E over a mini-batch: a tail makes a smaller step there
     assert_trains_as_ours(SOFTMAX[name], mlp_problem(torch.float64), 240 if name == "estimator" else 250)
+
+
+@pytest.mark.cuda
+def test_a_step_captured_as_a_cuda_graph():
+    assert_trains_as_ours(torch_models.graphed, mlp_problem(torch.float32).to(torch.device("cuda")))
 
 
 @pytest.mark.parametrize("gather", ["before", "in"])
