@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.problems import PROBLEMS, SEED, Images, MLPProblem, Problem
-from benchmarks.process import ContestantError, Make, RunnerProcess
+from benchmarks.process import ContestantError, Make, RunnerProcess, others_seconds
 from benchmarks.report import Row, device_name, versions
 
 QUICK_REPEATS = 3
 REST = 0.1  # seconds before each timing: the threads of the contestant before it spin on for a while
+LOOK = 0.5  # seconds over which the load of other programs is measured before and after a task
+QUIET = 0.3  # cores: above this load of other programs, a row is marked
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Peer:
         trains: whether it trains what we train, so that parameters can be compared.
         quick: whether a quick run has it.
         quick_samples: how many samples a quick run times it on; all if None.
+        process: keywords of its ``RunnerProcess``.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Peer:
     trains: bool = True
     quick: bool = True
     quick_samples: int | None = None
+    process: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,23 @@ class Comparison:
 
 
 class Session:
-    """What the tasks of a run share; ``show`` is given each row as it comes, ``progress`` what is going on."""
+    """What the tasks of a run share; ``show`` is given each row as it comes, ``progress`` what is going on.
+
+    ``before`` is a name, and a folder with another nnlab: all that is ours is compared with that, too. ``alarms`` are
+    sentences about what must not have happened.
+    """
 
     def __init__(
-        self, device: torch.device, quick: bool, show: Callable[[Row], object], progress: Callable[[str], object]
+        self,
+        device: torch.device,
+        quick: bool,
+        show: Callable[[Row], object],
+        progress: Callable[[str], object],
+        before: tuple[str, Path] | None = None,
     ) -> None:
-        self.device, self.quick, self.progress = device, quick, progress
+        self.device, self.quick, self.progress, self.before = device, quick, progress, before
         self.threads, self.images, self.rows = torch.get_num_threads(), Images(), list[Row]()
+        self.alarms = list[str]()
         self._show, self._problems = show, dict[str, Problem]()
 
     def problem(self, name: str) -> Problem:
@@ -76,6 +90,15 @@ class Session:
         if name not in self._problems:
             self._problems[name] = PROBLEMS[name](self.images, self.quick)
         return self._problems[name]
+
+    def peers(self, comparison: Comparison) -> list[Peer]:
+        """Return who is compared with ours in this run."""
+        peers = [peer for peer in comparison.peers if peer.quick or not self.quick]
+        if self.before is not None:
+            name, folder = self.before
+            trains = any(peer.trains for peer in comparison.peers)
+            peers.append(Peer(f"engine before: {name}", {"": comparison.make}, trains, process={"folder": folder}))
+        return peers
 
     def row(self, task: str, ours: str, peer: str) -> Row:
         """Return a row with nothing measured."""
@@ -145,12 +168,13 @@ def prepare(
     """
     options = {"threads": session.threads} | options
 
-    def start(make: Make) -> RunnerProcess:
-        return stack.enter_context(closing(RunnerProcess(make, problem, session.device, **options)))
+    def start(make: Make, **own: Any) -> RunnerProcess:
+        return stack.enter_context(closing(RunnerProcess(make, problem, session.device, **options | own)))
 
     first, order, steps = problem.order(SEED), problem.order(1), "one epoch"
     if comparison.batches is not None and isinstance(problem, MLPProblem):
-        first, steps = first[: comparison.batches * problem.batch_size], f"{comparison.batches} steps"
+        first = first[: comparison.batches * problem.batch_size]
+        steps = f"{-(-len(first) // problem.batch_size)} steps"
     session.progress(f"{task}: {comparison.ours}, warm-up")
     ours = start(comparison.make)
     before = ours.call("parameters")
@@ -162,7 +186,7 @@ def prepare(
 
     def ready(peer: Peer, make: Make, part: Tensor) -> tuple[RunnerProcess, float | None]:
         """Start a peer, compare it with ours, and warm it up."""
-        runner, apart = start(make), None
+        runner, apart = start(make, **peer.process), None
         if peer.trains:
             runner.call("train", first)
             apart = difference(runner.call("parameters"), expected, before)
@@ -171,7 +195,7 @@ def prepare(
         runner.call("train", part)
         return runner, apart
 
-    for peer in (p for p in comparison.peers if p.quick or not session.quick):
+    for peer in session.peers(comparison):
         session.progress(f"{task}: {peer.name}, warm-up")
         row = session.row(task, comparison.ours, peer.name)
         row.compared = f"weights after {steps}" if peer.trains else ""
@@ -200,9 +224,10 @@ def prepare(
     return pairs
 
 
-def take_turns(session: Session, task: str, pairs: Sequence[Pair], repeats: int) -> None:
+def take_turns(session: Session, task: str, pairs: Sequence[Pair], repeats: int, *, busy: int = 0) -> None:
     """Time all contestants by turns, each once per repeat, so that other load on the machine hits all alike.
 
+    Rows during which other programs kept more than ``QUIET`` cores busy are marked; ``busy`` cores were meant to be.
     An interrupt leaves the rows filled with the repeats that were completed.
     """
     timed = list(dict.fromkeys(contestant for pair in pairs for contestant in (pair.ours, pair.peer)))
@@ -223,6 +248,12 @@ def take_turns(session: Session, task: str, pairs: Sequence[Pair], repeats: int)
                 row.note = peer.failure
             else:
                 row.set_seconds(our_side.seconds, peer.seconds)
+    disturbed = [contestant.runner.call("disturbance") for contestant in timed if not contestant.failure]
+    load = sum(others for others, _ in disturbed) / max(sum(seconds for _, seconds in disturbed), 1e-9)
+    for pair in pairs:
+        pair.row.load = max(load, 0.0)
+        if load > QUIET + busy:
+            pair.row.add_note(f"other programs kept {load:.1f} cores busy")
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor], start: Sequence[Tensor]) -> float:
@@ -263,54 +294,8 @@ def measure_memory(session: Session, task: str, comparison: Comparison, allowanc
     session.add(row)
 
 
-# How seconds and memory grow
-
-BASE = {"width": 100, "batch": 100, "samples": 60_000}
-SWEEPS: dict[str, Sequence[int]] = {
-    "width": (64, 256, 1024, 4096),
-    "batch": (16, 64, 256, 1024, 4096),
-    "samples": (6_000, 20_000, 60_000),
-}
-WIDTH_SAMPLES = 6_000  # in the sweep of widths, where an epoch of all would take too long
-
-
-def measure_growth(session: Session, task: str, comparisons: Sequence[Comparison], repeats: int) -> None:
-    """Add a row for each width, batch size, number of samples and of threads, for a network of one hidden layer."""
-    (comparison,) = comparisons
-    (peer,) = comparison.peers
-    whole = session.problem(comparison.problem)
-    assert isinstance(whole, MLPProblem)
-    for axis, values in (SWEEPS | {"threads": range(1, session.threads + 1)}).items():
-        rows: list[Row] = []
-        for value in values:
-            point = BASE | {"threads": session.threads} | ({"samples": WIDTH_SAMPLES} if axis == "width" else {})
-            point |= {axis: value}
-            n = point["samples"] = min(point["samples"], len(whole.x))
-            sizes = (whole.sizes[0], point["width"], whole.sizes[-1])
-            problem = replace(whole, x=whole.x[:n], labels=whole.labels[:n], sizes=sizes, batch_size=point["batch"])
-            named = replace(comparison, peers=[replace(peer, name=f"{peer.name}, {axis} {value:,}")])
-            with ExitStack() as stack:
-                pairs = prepare(session, stack, task, named, problem, threads=point["threads"], fresh=True)
-                take_turns(session, f"{task}, {axis} {value:,}", pairs, repeats)
-                for row, ours, theirs in pairs:
-                    a, b = (float(side.runner.call("megabytes")) for side in (ours, theirs))
-                    row.threads, row.figures = point["threads"], {**point, "ours_megabytes": a, "peer_megabytes": b}
-                    row.add_note(f"{n:,} samples; {a:.0f} MB, the peer {b:.0f} MB")
-                    rows.append(row)
-                    if value == values[-1]:
-                        fit_exponents(rows, axis)
-                    session.add(row)
-
-
-def fit_exponents(rows: Sequence[Row], axis: str) -> None:
-    """Add to each row the exponent p of seconds ∝ valueᵖ, by least squares of the logarithms."""
-    timed = [row for row in rows if row.ratio is not None]
-    if len(timed) < 2:
-        return
-    at = np.log([row.figures[axis] for row in timed])
-    for side in ("ours", "peer"):
-        exponent = float(np.polyfit(at, np.log([getattr(row, f"{side}_seconds") for row in timed]), 1)[0])
-        for row in timed:
-            row.figures[f"{side}_exponent"] = exponent
-    last = timed[-1].figures
-    timed[-1].add_note(f"seconds grow as {axis}^{last['ours_exponent']:.2f}, the peer's ^{last['peer_exponent']:.2f}")
+def other_load(seconds: float) -> float:
+    """Return how many cores other programs keep busy, measured while this one sleeps."""
+    others, start = others_seconds(), time.perf_counter()
+    time.sleep(seconds)
+    return max(0.0, (others_seconds() - others) / (time.perf_counter() - start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ def engine(problem: MLPProblem, *, evaluate: bool = False) -> Contestant:
     )
 
     def train(order: Tensor) -> None:
-        engine.run_(order, Descent(lr))
+        engine.run_(order, Descent(lr, problem.momentum))
         if evaluate:
             outputs = engine.outputs()
             cross_entropy(outputs, problem.labels, reduction="sum").item()
@@ -177,6 +178,8 @@ def statement(problem: Problem, *, text: str) -> Contestant:
 
     def seconds(order: Tensor) -> float:
         command = [sys.executable, "-c", code]
-        return float(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the nnlab that this process has
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, env=environment)
+        return float(done.stdout)
 
     return Contestant(seconds, seconds=seconds)

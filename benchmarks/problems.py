@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from nnlab.data import SPECS, ensure, load
 from nnlab.networks import MLP, PerceptronBank
@@ -35,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class MLPProblem(Problem):
-    """Gradient descent without momentum on a multi-layer perceptron.
+    """Gradient descent on a multi-layer perceptron; not every peer has ``momentum``.
 
     ``kind`` is "softmax": ReLU units and the mean softmax cross-entropy with learning rate ``lr``; or "chapter":
     sigmoid units and the logistic cost summed over the mini-batch with ``lr / batch_size``.
@@ -44,6 +45,7 @@ class MLPProblem(Problem):
     sizes: tuple[int, ...]
     batch_size: int
     lr: float = 0.1
+    momentum: float = 0.0
     kind: Literal["softmax", "chapter"] = "softmax"
 
     def network(self) -> MLP:
@@ -129,6 +131,15 @@ class Images:
     def accuracy(self) -> AccuracyProblem:
         """98 % of the test images."""
         return AccuracyProblem(*self.train, *self._scaled("test"))
+
+
+def blobs(n: int, density: float) -> Tensor:
+    """Return made-up images in 256 levels from 0 to 1, (n, 784); this share of each is not zero, in blobs."""
+    generator = torch.Generator().manual_seed(SEED)
+    hills = interpolate(torch.randn(n, 1, 7, 7, generator=generator), size=(28, 28), mode="bicubic").flatten(1)
+    lit = hills.argsort(1, descending=True)[:, : round(density * 784)]
+    levels = torch.randint(1, 256, lit.shape, generator=generator) / 255
+    return torch.zeros(n, 784).scatter_(1, lit, levels)
 
 
 PROBLEMS: dict[str, Callable[[Images, bool], Problem]] = {

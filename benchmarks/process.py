@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import pkgutil
 import resource
@@ -21,7 +22,7 @@ from torch import Tensor
 from benchmarks.problems import Problem
 
 PRELOAD = ["benchmarks.ours", "benchmarks.peers.sklearn_models", "benchmarks.peers.torch_models", "numba"]
-STATUS = Path("/proc/self/status")
+STATUS, STAT = Path("/proc/self/status"), Path("/proc/stat")
 
 
 class Contestant(NamedTuple):
@@ -57,6 +58,7 @@ class Runner:
         made = pkgutil.resolve_name(make.name)
         self._device, self._before = device, _megabytes(device, "VmRSS")
         self._contestant: Contestant = made(problem.to(device), **make.options)
+        self._timed = self._disturbed = 0.0
 
     def train(self, order: Tensor) -> None:
         """Train an epoch."""
@@ -65,13 +67,21 @@ class Runner:
     def seconds(self, order: Tensor) -> float:
         """Train an epoch, and return how long it took."""
         order = order.to(self._device)
+        synchronise(self._device)
+        others, start = others_seconds(), time.perf_counter()
         if self._contestant.seconds is not None:
-            return self._contestant.seconds(order)
-        synchronise(self._device)
-        start = time.perf_counter()
-        self._contestant.train(order)
-        synchronise(self._device)
-        return time.perf_counter() - start
+            seconds = self._contestant.seconds(order)
+        else:
+            self._contestant.train(order)
+            synchronise(self._device)
+            seconds = time.perf_counter() - start
+        self._timed += time.perf_counter() - start
+        self._disturbed += others_seconds() - others
+        return seconds
+
+    def disturbance(self) -> tuple[float, float]:
+        """Return for how long other programs computed during all calls of ``seconds``, and how long these took."""
+        return self._disturbed, self._timed
 
     def parameters(self) -> list[Tensor]:
         """Return copies of the parameters, on the CPU."""
@@ -86,21 +96,34 @@ class RunnerProcess:
     """A ``Runner`` in a process of its own.
 
     The process is forked from one that has imported the common libraries and computed nothing; a ``fresh`` one starts
-    from nothing, so that its memory can be measured. The problem's tensors are shared with it, not copied.
+    from nothing, so that its memory can be measured. The problem's tensors are shared with it, not copied. With
+    ``folder`` it is fresh, and imports what it can from there: another nnlab.
 
     Raises:
         ContestantError: the contestant failed, or its process ended.
     """
 
     def __init__(
-        self, make: Make, problem: Problem, device: torch.device, threads: int, *, fresh: bool = False
+        self,
+        make: Make,
+        problem: Problem,
+        device: torch.device,
+        threads: int,
+        *,
+        fresh: bool = False,
+        folder: Path | None = None,
     ) -> None:
+        fresh = fresh or folder is not None
         context: Any = torch.multiprocessing.get_context("spawn" if fresh else "forkserver")
         if not fresh:
             context.set_forkserver_preload(PRELOAD)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, problem, device, threads), daemon=True)
-        self._process.start()
+        sys.path[:0] = path = [str(folder)] if folder else []  # a fresh process takes over sys.path
+        try:
+            self._process.start()
+        finally:
+            del sys.path[: len(path)]
         theirs.close()
         self._receive()
 
@@ -151,6 +174,21 @@ def _serve(connection: Connection, make: Make, problem: Problem, device: torch.d
         if isinstance(error, ImportError):
             text = f"{error.name} is not installed; pip install 'nnlab[bench]'"
         _send(connection, (False, (text, traceback.format_exc())))
+
+
+def others_seconds() -> float:
+    """Return for how many seconds our cores have computed for other programs; 0 on a system that does not tell.
+
+    What this process and those that it has waited for used is taken off. The figure has steps of 0.01 s a core.
+    """
+    if not STAT.exists():
+        return 0.0
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    lines = (line.split() for line in STAT.read_text().splitlines())
+    ticks = sum(
+        sum(map(int, (*line[1:4], *line[6:9]))) for line in lines if line and line[0] in cores
+    )  # no idle, iowait
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def synchronise(device: torch.device) -> None:

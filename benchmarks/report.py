@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,8 +27,9 @@ class Row:
 
     ``ratio`` is the peer's median over ours: above 1, nnlab is faster. Its p20 is the peer's p20 over our p80, its p80
     the peer's p80 over our p20. ``compared`` says which results were compared before the timing, ``difference`` what
-    that found. ``note`` says what else there is to know, such as why nothing was timed. ``figures`` are written to the
-    JSON beside the rest.
+    that found. ``load`` is how many cores other programs kept busy meanwhile. ``note`` says what else there is to know,
+    such as why nothing was timed. ``figures`` are written to the JSON beside the rest; a row that has some is a detail,
+    which the README and the picture leave out.
     """
 
     task: str
@@ -48,6 +50,7 @@ class Row:
     repeats: int = 0
     compared: str = ""
     difference: float | None = None
+    load: float | None = None
     note: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -128,7 +131,7 @@ def device_name(device: torch.device) -> str:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Return what a run runs on, and what else the processor was doing in the minute before."""
+    """Return what a run runs on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -139,11 +142,8 @@ def machine(device: torch.device) -> dict[str, str]:
         "device": device_name(device),
         "system": platform.system(),
     }
-    try:
+    with suppress(AttributeError, ValueError, OSError):  # a system that does not tell
         found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
-        found["load before"] = f"{os.getloadavg()[0]:.2f}"
-    except (AttributeError, ValueError, OSError):
-        pass  # a system that does not tell
     return found
 
 
@@ -225,7 +225,7 @@ def update_readme(text: str, results: Results) -> str:
     rows: list[list[str]] = []
     task = ""
     for row in results.rows:
-        if row.task != "scaling" and (row.repeats or row.ratio is None):  # memory is no time
+        if not row.figures:
             name = f"`{row.task}`" if row.task != task else ""
             rows.append([name, row.peer.partition(":")[0], _ratio(row) or row.note, _spread(row)])
             task = row.task
@@ -238,14 +238,14 @@ def update_readme(text: str, results: Results) -> str:
 
 
 def plot(results: Results, path: str) -> None:
-    """Draw each ratio as a bar from 1, with p20 to p80, below the name of its task; growth and memory are left out."""
+    """Draw each ratio as a bar from 1, with p20 to p80, below the name of its task."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes a second, often not wanted
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: PLC0415
 
     from nnlab.displays.style import COLORS, INK, style_axes  # noqa: PLC0415
 
-    shown = [row for row in results.rows if row.ratio is not None and row.repeats and row.task != "scaling"]
+    shown = [row for row in results.rows if row.ratio is not None and not row.figures]
     height = len(shown) + len({row.task for row in shown})
     figure = Figure((8.0, 0.8 + 0.32 * max(1, height)), layout="constrained")
     FigureCanvasAgg(figure)

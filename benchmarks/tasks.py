@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.measure import Comparison, Peer, Session, measure_epochs, measure_growth
+from benchmarks import sweeps
+from benchmarks.measure import Comparison, Peer, Session, measure_epochs
 from benchmarks.process import Make
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is compared, how often it is timed, whether a quick run has it, and how it is measured."""
+    """What is compared, how often it is timed, which runs have it, and how it is measured.
+
+    ``runs`` that have it are "all"; "whole" ones, that are not quick; or those that it is "named" in with ``--task``.
+    """
 
     words: str
     comparisons: Sequence[Comparison]
     repeats: int
-    quick: bool = True
+    runs: Literal["all", "whole", "named"] = "all"
     measure: Callable[[Session, str, Sequence[Comparison], int], None] = measure_epochs
 
 
@@ -32,7 +36,15 @@ EVALUATED = Make("benchmarks.ours:engine", {"evaluate": True})
 IMPORT, LIBRARIES = "from nnlab import Perceptron", "import torch, sklearn"
 TUTORIAL = peer("Lightning + DataLoader, as its tutorial", "lightning_mlp:lightning", files=True)
 TENSORS = peer("Lightning + DataLoader of tensors", "lightning_mlp:lightning")
-FLOOR = peer("floor: the permutation copy and the two large GEMMs", "torch_models:floor")
+FLOOR = replace(peer("floor: the permutation copy and the two large GEMMs", "torch_models:floor"), trains=False)
+PRODUCTS = Peer(
+    "floor: the dense products alone",
+    {
+        name: Make("benchmarks.peers.torch_models:products", {"linear": linear})
+        for name, linear in {"oneDNN's linear and torch.addmm": True, "torch.mm and torch.addmm": False}.items()
+    },
+    trains=False,
+)
 EAGER = peer("torch eager autograd, fused SGD", "torch_models:autograd")
 COMPILED = Peer(
     "torch.compile",
@@ -69,7 +81,7 @@ SOFTMAX = Comparison(
         JAX,
         replace(TUTORIAL, quick_samples=6000),
         replace(TENSORS, quick_samples=6000),
-        replace(FLOOR, trains=False),
+        FLOOR,
     ],
 )
 CHAPTER = Comparison(
@@ -122,6 +134,10 @@ GOAL = Comparison(
     [replace(SKLEARN_GOAL, trains=False)],
 )
 GROWTH = Comparison("engine", ENGINE, "softmax", [replace(EAGER, name="torch eager autograd")], tolerance=0.02)
+KERNELS = Comparison("engine", ENGINE, "softmax", [FLOOR])
+SIZES = Comparison("engine", ENGINE, "softmax", [EAGER], tolerance=0.02)
+GRID = Comparison("engine", ENGINE, "softmax", [JAX, EAGER, PRODUCTS], tolerance=0.02)
+BUSY = Comparison("engine", ENGINE, "softmax", [EAGER, Peer("engine, 1 thread", {"": ENGINE}, process={"threads": 1})])
 IMPORTS = Comparison(IMPORT, Make("benchmarks.ours:statement", {"text": IMPORT}), "no samples", [LIBRARIES_PEER])
 
 TASKS = {
@@ -135,13 +151,37 @@ TASKS = {
     "perceptron_epoch": Task("an epoch of the perceptron rule, ten classes", [RULE], 9),
     "lightning_epoch": Task("an epoch of LitMLP under Lightning's Trainer, against the bare engine", [LIGHTNING], 11),
     "estimator_epoch": Task("an epoch of NeuralNetMLP.fit, against the bare engine and scikit-learn", [ESTIMATOR], 11),
-    "time_to_98": Task("until 98 % of the test images are right, the best recipe of each side", [GOAL], 5, False),
+    "time_to_98": Task("until 98 % of the test images are right, the best recipe of each side", [GOAL], 5, "whole"),
     "import": Task(f"{IMPORT}, against its libraries alone", [IMPORTS], 7),
     "scaling": Task(
         "width, batch, samples and threads: seconds, peak memory and the exponent of growth",
         [GROWTH],
         3,
-        quick=False,
-        measure=measure_growth,
+        "whole",
+        sweeps.measure_growth,
     ),
+    "kernels": Task(
+        "whether the compiled first layer is as fast as it was; status 1 if not",
+        [KERNELS],
+        7,
+        measure=sweeps.measure_kernels,
+    ),
+    "sizes": Task(
+        "an epoch with 100 to 1024 hidden units, one thread and all, plain and momentum",
+        [SIZES],
+        7,
+        "named",
+        sweeps.measure_sizes,
+    ),
+    "density": Task(
+        "an epoch of made-up images, 5 to 100 % of their pixels not zero", [SIZES], 7, "named", sweeps.measure_densities
+    ),
+    "wide": Task(
+        "784-W-10 and 784-W-W-10, W from 512 to 4096, batches of 32 to 1024, and the ceiling of each",
+        [GRID],
+        5,
+        "named",
+        sweeps.measure_wide,
+    ),
+    "busy": Task("an epoch beside a process that keeps a core busy", [BUSY], 5, "named", sweeps.measure_busy),
 }

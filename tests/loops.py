@@ -64,6 +64,7 @@ class Trained(NamedTuple):
     parameters: list[Tensor]
     outputs: Tensor
     penalties: list[float]
+    losses: list[float]
 
 
 def by_the_loop(
@@ -84,7 +85,7 @@ def by_the_loop(
     activations = [ACTIVATIONS[name] for name in network.activations]
     parameters = [p.detach().clone() for p in network.parameters()]
     velocity = [torch.zeros_like(p) for p in parameters]
-    outputs, penalties, one = [], [], x.new_ones(())
+    outputs, penalties, losses, one = [], [], [], x.new_ones(())
     for batch in batches:
         drawn = list(masks(len(batch))) if masks else []
         inputs, saved, z = [], [], x[batch]
@@ -100,6 +101,9 @@ def by_the_loop(
 
         w = x.new_ones(len(batch)) if weight is None else weight[batch]
         w = w / w.sum() if reduction == "mean" else w
+        losses.append(
+            LOSSES[loss].forward(z, target[batch], reduction, None if weight is None else weight[batch]).item()
+        )
         grad_z, gradients = w[:, None] * LOSSES[loss].backward(one, z, target[batch]), []
         for k, h in reversed(list(enumerate(activations))):
             if k < len(drawn):
@@ -113,7 +117,7 @@ def by_the_loop(
         for k, gradient in enumerate(gradients):
             velocity[k] = update.momentum * velocity[k] + gradient + update.weight_decay * parameters[k]
             parameters[k] = gradient_descent(parameters[k], velocity[k], update.lr)
-    return Trained(parameters, torch.cat(outputs), penalties)
+    return Trained(parameters, torch.cat(outputs), penalties, losses)
 
 
 def assert_all_close(actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float) -> None:

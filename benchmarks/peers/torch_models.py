@@ -18,7 +18,9 @@ def autograd(problem: MLPProblem, *, compiled: str = "") -> Contestant:
     """
     x, labels = torch.empty_like(problem.x), torch.empty_like(problem.labels)
     network, whole = problem.network().to_sequential(), compiled == "step"
-    optimizer = torch.optim.SGD(network.parameters(), lr=problem.lr, fused=not whole, foreach=whole)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=problem.lr, momentum=problem.momentum, fused=not whole, foreach=whole
+    )
 
     def loss(x: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(network(x), labels)
@@ -58,6 +60,33 @@ def floor(problem: MLPProblem) -> Contestant:
             torch.mm(delta[: len(batch)].T, batch, out=gradient)
 
     return Contestant(train, lambda: [u, gradient])
+
+
+def products(problem: MLPProblem, *, linear: bool = False) -> Contestant:
+    """All dense products of each step, z Wᵀ, δ W and W − η δᵀ z with a tiny η, and nothing else.
+
+    Those of the forward and the backward pass by ``torch.mm``, or by oneDNN's ``linear``. Its "parameters" are the
+    results of the last forward pass, with constants in place of each layer's inputs but the first's.
+    """
+    weights, size = [w.detach() for w in list(problem.network().parameters())[::2]], problem.batch_size
+    inputs = [problem.x.new_full((size, w.shape[1]), 1e-3) for w in weights]
+    deltas = [problem.x.new_full((size, len(w)), 1e-3) for w in weights]
+    found: list[Tensor] = []
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "") if linear else torch.mm(a, b)
+        return result
+
+    def train(order: Tensor) -> None:
+        for x in torch.split(problem.x[: len(order)], size):
+            z = [x, *(full[: len(x)] for full in inputs[1:])]
+            found[:] = [product(z_l, w.T) for z_l, w in zip(z, weights, strict=True)]
+            for i, (z_l, w, delta) in enumerate(zip(z, weights, deltas, strict=True)):
+                if i > 0:
+                    product(delta[: len(x)], w)
+                w.addmm_(delta[: len(x)].T, z_l, alpha=1e-30)
+
+    return Contestant(train, lambda: found)
 
 
 def sample_loop(problem: PerceptronProblem) -> Contestant:

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nnlab.engine.recording import Recordings
+from nnlab.engine.sparse_layer import CompiledSteps, NotCompiled, SparseInputs, SparseLayer, check_compiled, pays
 from nnlab.networks import MLP
 from nnlab.ops import ACTIVATIONS, LOSSES, Activation, Loss, Reduction
 from nnlab.validation import (
@@ -29,9 +30,6 @@ from nnlab.validation import (
     check_sample_weight,
     check_tensors,
 )
-
-if TYPE_CHECKING:
-    from nnlab.engine.sparse import SparseLayer
 
 logger = logging.getLogger("nnlab")
 
@@ -145,6 +143,15 @@ class _Slot(NamedTuple):
     norms: Tensor
 
 
+class _First(NamedTuple):
+    """The first layer on samples without zeros: its weight, what the update remembers of it, its gradient, packed."""
+
+    layer: SparseLayer
+    weight: Tensor
+    state: Sequence[Tensor]
+    gradient: Tensor
+
+
 class _Work(NamedTuple):
     """Buffers that every mini-batch uses anew, (n, O) each."""
 
@@ -220,7 +227,8 @@ class MLPEngine:
         check_choice("reduction", reduction, ("sum", "mean"))
         check_at_least("batch_size", batch_size, 1)
         check_not_negative("l2", l2)
-        self._names, self._rows, self._loss = tuple(activations), [ACTIVATIONS[h] for h in activations], LOSSES[loss]
+        self._names, self._rows = tuple(activations), [ACTIVATIONS[name] for name in activations]
+        self._loss_name, self._loss = loss, LOSSES[loss]
         self._sizes = [len(bias) for bias in self._parameters[1::2]]
         self._batch_size, self._mean, self._l2 = batch_size, reduction == "mean", float(l2)
         like = self._parameters[0]
@@ -244,13 +252,16 @@ class MLPEngine:
 
         self.state: list[Tensor] = []
         self._recordings = Recordings(self._device)
-        self._recorded: tuple[object, ...] = ()  # what the recordings depend on
+        self._recorded: list[int] = []  # where the state lay that the recordings change
         self._lr = like.new_zeros(())  # η, where a recording reads it
         self._gradients: list[Tensor] = []
         self._slots: dict[int, list[_Slot]] = {}
-        self._sparse: SparseLayer | None = None
-        self._looked = False  # whether the inputs are sparse enough
-        self._make_buffers()
+        self._masked = False
+        self._made_for: tuple[bool, bool] | None = None  # with dense inputs, with dropout
+        self._looked = False  # whether the inputs are sparse
+        self._sparse: SparseInputs | None = None
+        self._steps: CompiledSteps | None = None
+        self._layer: SparseLayer | None = None
 
     # ---- a call ------------------------------------------------------------------------------------------------------
 
@@ -277,10 +288,10 @@ class MLPEngine:
         self._check_masks(masks, len(order))
         self._prepare(update, masks is not None)
         start = [tensor.clone() for tensor in self._changed(update)]
-        outputs, norms = self._pass_(order, scale, update, masks)
+        outputs, squares = self._pass_(order, scale, update, masks)
 
         losses = self._per_step(self._loss.errors(self._wide(outputs), self._target[order]) * scale).sum(1)
-        run = Run(outputs, norms.square().sum(1) * (self._l2 / 2), losses)
+        run = Run(outputs, squares * (self._l2 / 2), losses)
         found = torch.stack([bad_order, bad_weight, self._is_finite(update, losses).logical_not()])
         if not found.any():  # on a CUDA device the one time that the host waits
             return run
@@ -295,14 +306,22 @@ class MLPEngine:
         raise problem
 
     def _pass_(self, order: Tensor, scale: Tensor, update: Update, masks: Masks | None) -> tuple[Tensor, Tensor]:
-        """Train; the outputs, (n, K), and each weight's norm before each step, (steps, layers)."""
+        """Train; the outputs, (n, K), and Σ w² of all weights, (steps,), before each step."""
         n, size = len(order), self._batch_size
+        if isinstance(update, Descent) and masks is None and (steps := self._compiled_steps()) is not None:
+            lr, momentum, decay = update
+            state = self.state if momentum else ()
+            found, squares = steps.run_(
+                self._parameters, state, order, scale, lr=lr, momentum=momentum, decay=decay, l2=self._l2
+            )
+            return found.t(), squares.to(scale.dtype)
         outputs, norms = self._new_outputs(n), self._lr.new_zeros(-(-n // size), len(self._sizes))
         self._lr.fill_(update.lr)
         if self._folds(update) and not self._on_cpu:
             scale = scale * -update.lr  # every δ is linear in it: no recorded operation needs to know η
         self._refresh_()
         with self._first_layer(update) as first:
+            self._make_buffers(first)
             for start in range(0, n, self._group * size):
                 part = slice(start, min(n, start + self._group * size))
                 slots = self._gather_(order[part], scale[part], masks, part, first)
@@ -310,14 +329,14 @@ class MLPEngine:
                 self._recordings.run(key, partial(self._steps_, slots, update, first))
                 _spread_(outputs[part], self._outputs, size, back=True)
                 norms[start // size : start // size + len(slots)] = self._norms[: len(slots)]
-        return outputs, norms
+        return outputs, norms.square().sum(1)
 
-    def _steps_(self, slots: Sequence[_Slot], update: Update, first: SparseLayer | None) -> None:
+    def _steps_(self, slots: Sequence[_Slot], update: Update, first: _First | None) -> None:
         """One mini-batch after another: what a recording holds on a CUDA device."""
         for slot in slots:
             self._step_(slot, update, first)
 
-    def _step_(self, slot: _Slot, update: Update, first: SparseLayer | None) -> None:
+    def _step_(self, slot: _Slot, update: Update, first: _First | None) -> None:
         """One mini-batch: forward, δ from the output layer down, each layer's step once its δ has been used."""
         n, last = len(slot.target), len(self._sizes) - 1
         work = self._work if n == len(self._work.ones) else self._work.first(n)
@@ -329,7 +348,7 @@ class MLPEngine:
         for k, (row, u) in enumerate(zip(self._rows, [*work.z, slot.outputs], strict=True)):
             inputs.append(below)
             if k == 0 and first is not None:
-                first.net_inputs_(slot.place, biases[0], u)
+                first.layer.net_inputs_(slot.place, first.weight, biases[0], u)
             else:
                 torch.addmm(biases[k], below, weights[k].t(), out=u)  # eq. 3.1
             if row.saves == "u":
@@ -371,14 +390,16 @@ class MLPEngine:
         return plain and self._used is self._parameters
 
     def _descend_(
-        self, k: int, slot: _Slot, delta: Tensor, below: Tensor, ones: Tensor, update: Any, first: SparseLayer | None
+        self, k: int, slot: _Slot, delta: Tensor, below: Tensor, ones: Tensor, update: Any, first: _First | None
     ) -> None:
         """Layer k's step of gradient descent: w ← w − η (δᵀ z + λ w), or that of momentum."""
         lr, momentum, decay = update
         for parameter, z, decayed in ((2 * k, below, decay + self._l2), (2 * k + 1, ones, decay)):
             w = self._parameters[parameter]
             if parameter == 0 and first is not None:
-                first.descend_(slot.place, delta, lr, momentum, decayed)
+                v = first.state[0] if momentum else None
+                settings = {"scale": 1.0, "lr": lr, "momentum": momentum, "decay": decayed}
+                first.layer.descend_(slot.place, first.weight, v, delta, **settings)
                 continue
             moved = self.state[parameter] if momentum else w
             add = moved.addmv_ if z.ndim == 1 else moved.addmm_
@@ -392,11 +413,11 @@ class MLPEngine:
             else:
                 add(delta.t(), z)  # δ carries −η
 
-    def _differentiate_(self, k: int, slot: _Slot, delta: Tensor, below: Tensor, first: SparseLayer | None) -> None:
+    def _differentiate_(self, k: int, slot: _Slot, delta: Tensor, below: Tensor, first: _First | None) -> None:
         """Layer k's gradients, into buffers: δᵀ z (eq. 3.9) and Σₙ δₙ."""
         weight, bias = self._gradients[2 * k : 2 * k + 2]
         if k == 0 and first is not None:
-            first.gradient_(slot.place, delta)
+            first.layer.gradient_(slot.place, first.weight, delta, 1.0, 0.0, first.gradient)
         elif weight.dtype == delta.dtype:
             torch.mm(delta.t(), below, out=weight)
         else:
@@ -404,7 +425,7 @@ class MLPEngine:
             weight.copy_(self._low[k])
         torch.sum(delta, 0, dtype=bias.dtype, out=bias)
 
-    def _apply_(self, update: Update, first: SparseLayer | None) -> None:
+    def _apply_(self, update: Update, first: _First | None) -> None:
         """The step by gradients that are in their buffers; on a CUDA device each line is one or two kernels."""
         parameters, gradients, state = self._parameters_of(first), self._gradients_of(first), self._state_of(first)
         lr = update.lr if self._on_cpu else self._lr
@@ -453,29 +474,37 @@ class MLPEngine:
             )
         self._x = new
         if self._sparse is not None:
-            self._sparse.replace_(x)
+            self._sparse.replace_(new)
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
-        self._refresh_()
         outputs = self._new_outputs(self._n_samples)
+        if (steps := self._compiled_steps()) is not None:
+            steps.outputs_(self._parameters, outputs.t())
+            return outputs
+        self._refresh_()
+        weights, biases = self._used[::2], self._used[1::2]
         with self._first_layer(None) as first:
-            for start in range(0, self._n_samples, AT_ONCE):
-                part = outputs[start : start + AT_ONCE]
-                z: Tensor | None = None
+            start = 0
+            for u in self._first_net_inputs(first):
+                part = outputs[start : start + len(u)]
+                start += len(u)
+                z = u
                 for k, row in enumerate(self._rows):
-                    weight, bias = self._used[2 * k : 2 * k + 2]
-                    u = part if k == len(self._rows) - 1 else part.new_empty(len(part), len(bias))
-                    if k == 0 and first is not None:
-                        first.net_inputs_of_(start, bias, u)
-                    else:
-                        torch.addmm(
-                            bias, self._dense(slice(start, start + len(part))) if z is None else z, weight.t(), out=u
-                        )
-                    _activate_(row, u)
-                    z = u
+                    z = torch.addmm(biases[k], z, weights[k].t()) if k else z
+                    _activate_(row, z)
+                part.copy_(z)
         return outputs
+
+    def _first_net_inputs(self, first: _First | None) -> Iterator[Tensor]:
+        """The first layer's net inputs of all samples, part by part, in buffers that may be overwritten."""
+        bias = self._used[1]
+        if first is not None:
+            yield from first.layer.all_net_inputs(first.weight, bias)
+            return
+        for start in range(0, self._n_samples, AT_ONCE):
+            yield torch.addmm(bias, self._dense(slice(start, start + AT_ONCE)), self._used[0].t())
 
     def _checked_inputs(self, x: Any) -> Any:
         """The inputs as they are kept: of the arithmetic's dtype, uint8, or sparse."""
@@ -506,19 +535,19 @@ class MLPEngine:
         return rows.to(self._dtype).div_(255) if rows.dtype == torch.uint8 else rows
 
     def _gather_(
-        self, order: Tensor, scale: Tensor, masks: Masks | None, part: slice, first: SparseLayer | None
+        self, order: Tensor, scale: Tensor, masks: Masks | None, part: slice, first: _First | None
     ) -> list[_Slot]:
         """The mini-batches of these samples, in the group's buffers."""
         n, size = len(order), self._batch_size
         if n not in self._slots:
             whole = self._group * size
-            self._slots = {k: slots for k, slots in self._slots.items() if k == whole} | {n: self._slots_of(n, first)}
+            self._slots = {k: slots for k, slots in self._slots.items() if k == whole} | {n: self._slots_of(n)}
         slots = self._slots[n]
         _spread_(order, self._index, size)
         _spread_(scale[:, None], self._scale, size)
         index = self._index[: len(slots)].flatten()
         if first is not None:
-            first.gather_(order)
+            first.layer.gather_(order)
         elif isinstance(self._x, Tensor) and self._x.dtype == self._dtype:
             torch.index_select(self._x, 0, index, out=self._inputs[: len(slots)].flatten(0, 1))
         else:
@@ -531,38 +560,45 @@ class MLPEngine:
                 buffer[: len(slots)].mul_(masks.factor)
         return slots
 
-    def _slots_of(self, n: int, first: SparseLayer | None) -> list[_Slot]:
+    def _slots_of(self, n: int) -> list[_Slot]:
         """Views of the buffers for n samples."""
         slots = []
         for k, start in enumerate(range(0, n, self._batch_size)):
             rows = slice(0, min(self._batch_size, n - start))
-            x = self._inputs[k, rows] if first is None else self._inputs[0, :0]
+            x = self._inputs[k, rows]
             masks = [mask[k, rows] for mask in self._masks]
             slots.append(
                 _Slot(k, x, self._targets[k, rows], self._scale[k, rows], masks, self._outputs[k, rows], self._norms[k])
             )
         return slots
 
-    def _make_buffers(self) -> None:
+    def _make_buffers(self, first: _First | None) -> None:
         """Buffers for a group of mini-batches, each of which begins on a boundary of the memory.
 
         Where the operands of a product lie can decide how it rounds: cuBLAS looks at up to 256 bytes, a CPU at its
         cache lines. So that a mini-batch gives the same bits at each place of a group, each has rows to spare.
         """
-        like, size, width = self._used[0], self._batch_size, self._x.shape[1]
-        boundary = 64 if self._on_cpu else 256
+        if self._made_for == (first is None, self._masked):
+            return
+        self._made_for, self._slots = (first is None, self._masked), {}
+        self._recordings.forget()
+        like, size, width = self._used[0], self._batch_size, self._x.shape[1] if first is None else 0
+        boundary, hidden, n_out = 64 if self._on_cpu else 256, self._sizes[:-1], self._sizes[-1]
         ends = [columns * like.element_size() for columns in (width, *self._sizes)]
         padded = next(r for r in range(size, size + boundary + 1) if all(r * end % boundary == 0 for end in ends))
-        most = max(1, GROUP_BYTES // (padded * ends[0] or 1)) if self._on_cpu else GROUP
+        most = GROUP
+        if first is not None:
+            most = first.layer.chunk // size
+        elif self._on_cpu:
+            most = max(1, GROUP_BYTES // (padded * ends[0] or 1))
         self._group = max(1, min(GROUP, most, -(-self._n_samples // size)))
-        g, n_out, wide = self._group, self._sizes[-1], self._parameters[0]
+        g = self._group
         self._index = torch.zeros(g, padded, dtype=torch.int64, device=self._device)
         self._inputs = like.new_empty(g, padded, width)
         self._targets, self._scale = like.new_empty(g, padded, n_out), like.new_empty(g, padded, 1)
         self._outputs = self._by_class(g, padded)
-        self._masks: list[Tensor] = []
-        self._norms = wide.new_zeros(g, len(self._sizes))
-        hidden = self._sizes[:-1]
+        self._masks = [like.new_empty(g, padded, o) for o in hidden] if self._masked else []
+        self._norms = self._lr.new_zeros(g, len(self._sizes))
         self._work = _Work(
             [like.new_empty(size, o) for o in hidden],
             [*(like.new_empty(size, o) for o in hidden), self._by_class(1, size)[0]],
@@ -570,7 +606,7 @@ class MLPEngine:
                 like.new_empty(size if row.saves == "u" else 0, o)
                 for row, o in zip(self._rows, self._sizes, strict=True)
             ],
-            [],
+            [like.new_empty(size, o) for o in hidden] if self._masked else [],
             like.new_ones(size),
         )
 
@@ -604,13 +640,8 @@ class MLPEngine:
             self._gradients = [torch.empty_like(p) for p in parameters]
             if self._used is not self._parameters:
                 self._low = [torch.empty_like(w) for w in self._used[::2]]
-        if with_masks != bool(self._masks):
-            hidden = self._sizes[:-1] if with_masks else []
-            g, padded = self._index.shape
-            self._masks = [self._inputs.new_empty(g, padded, o) for o in hidden]
-            self._work = self._work._replace(masked=[torch.empty_like(z) for z in self._work.z] if with_masks else [])
-            self._slots = {}
-        places = *(t.data_ptr() for t in self.state), with_masks
+        self._masked = with_masks
+        places = [t.data_ptr() for t in self.state]
         if places != self._recorded:
             self._recordings.forget()
             self._recorded = places
@@ -619,24 +650,64 @@ class MLPEngine:
         """All that an update changes."""
         return [*self._parameters, *(self.state if isinstance(update, Adam) or update.momentum else ())]
 
-    @contextmanager
-    def _first_layer(self, update: Update | None) -> Iterator[SparseLayer | None]:
-        """The first layer without zeros, where the inputs have enough of them."""
-        yield None
+    def _sparse_inputs(self) -> SparseInputs | None:
+        """The samples without their zeros; None where they have few, or numba cannot be used."""
+        if not self._looked:
+            self._looked = True
+            if self._used is self._parameters and pays(self._x, self._sizes[0]):
+                with self._or_dense():
+                    self._sparse = SparseInputs(self._x, dtype=self._dtype)
+        if self._sparse is not None:
+            with self._or_dense():
+                check_compiled()  # a process that was forked does not have the threads
+        return self._sparse
 
-    def _parameters_of(self, first: SparseLayer | None) -> list[Tensor]:
+    @contextmanager
+    def _or_dense(self) -> Iterator[None]:
+        """Go on with dense products where the sparse ones cannot be compiled, and say so."""
+        try:
+            yield
+        except NotCompiled as problem:
+            self._sparse = self._steps = self._layer = None
+            logger.info("the first layer multiplies by zeros too, which takes two to four times as long: %s", problem)
+
+    def _compiled_steps(self) -> CompiledSteps | None:
+        """Whole steps compiled, where the samples are sparse and the network is of their kind."""
+        inputs, sizes = self._sparse_inputs(), [self._x.shape[1], *self._sizes]
+        if inputs is None or not CompiledSteps.supports(sizes, self._names, self._loss_name):
+            return None
+        if self._steps is None:
+            given = self._names, self._loss_name, self._target, self._batch_size
+            with self._or_dense():
+                self._steps = CompiledSteps(inputs, sizes[1], sizes[2], *given)
+        return self._steps
+
+    @contextmanager
+    def _first_layer(self, update: Update | None) -> Iterator[_First | None]:
+        """The first layer without zeros, its weight and state packed for it; None where its inputs are dense."""
+        inputs = self._sparse_inputs()
+        if inputs is not None and self._layer is None:
+            with self._or_dense():
+                self._layer = SparseLayer(inputs, self._sizes[0], self._batch_size)
+        if self._layer is None:
+            yield None
+            return
+        n = len(self._parameters)
+        state = [t for k, t in enumerate(self.state) if k % n == 0 and k < 2 * n] if update is not None else []
+        with self._layer.packed(self._parameters[0], *state) as (weight, *packed):
+            gradient = weight[:0] if update is None or self._folds(update) else torch.empty_like(weight)
+            yield _First(self._layer, weight, packed, gradient)
+
+    def _parameters_of(self, first: _First | None) -> list[Tensor]:
         return self._parameters if first is None else [first.weight, *self._parameters[1:]]
 
-    def _gradients_of(self, first: SparseLayer | None) -> list[Tensor]:
+    def _gradients_of(self, first: _First | None) -> list[Tensor]:
         return self._gradients if first is None else [first.gradient, *self._gradients[1:]]
 
-    def _state_of(self, first: SparseLayer | None) -> list[Tensor]:
+    def _state_of(self, first: _First | None) -> list[Tensor]:
         n = len(self._parameters)
-        return (
-            self.state
-            if first is None
-            else [first.state[k // n] if k % n == 0 and k < 2 * n else tensor for k, tensor in enumerate(self.state)]
-        )
+        packed = [] if first is None else first.state
+        return [packed[k // n] if k % n == 0 and k // n < len(packed) else t for k, t in enumerate(self.state)]
 
     def _refresh_(self) -> None:
         """Copy the parameters into those of the arithmetic, where these have a dtype of their own."""
@@ -837,33 +908,37 @@ def supports(
     >>> supports(network, "softmax_cross_entropy", precision="16-mixed").reason
     'the engine computes in 32-true, 64-true or bf16-mixed, not in 16-mixed'
     """
+    reason = next(_obstacles(network, loss, optimizer, precision, dropout), "")
+    return Support(not reason, reason)
+
+
+def _obstacles(network: nn.Module, loss: str, optimizer: Any, precision: str, dropout: float) -> Iterator[str]:
+    """Each reason why the engine cannot take something, in a sentence."""
     if not isinstance(network, MLP) or type(network).forward is not MLP.forward:
-        return Support(False, f"the engine trains nnlab.MLP, not {type(network).__name__}")
+        yield f"the engine trains nnlab.MLP, not {type(network).__name__}"
+        return
     if not network.plain:
-        return Support(False, "a layer has a hook, a parametrisation, pruning or a forward of its own")
+        yield "a layer has a hook, a parametrisation, pruning or a forward of its own"
     parameters = list(network.parameters())
     if not all(p.requires_grad for p in parameters):
-        return Support(False, "a parameter is frozen")
+        yield "a parameter is frozen"
     if parameters[0].device.type not in ("cpu", "cuda"):
-        return Support(False, f"the engine computes on cpu and cuda, not on {parameters[0].device.type}")
+        yield f"the engine computes on cpu and cuda, not on {parameters[0].device.type}"
     if loss not in LOSSES:
-        return Support(False, f"the engine's losses are {', '.join(LOSSES)}, not {loss}")
+        yield f"the engine's losses are {', '.join(LOSSES)}, not {loss}"
     if precision not in PRECISIONS:
-        return Support(
-            False, f"the engine computes in {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not in {precision}"
-        )
+        yield f"the engine computes in {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not in {precision}"
     if dropout and not 0 < dropout < 1:
-        return Support(False, f"dropout must be from 0 to less than 1, got {dropout}")
+        yield f"dropout must be from 0 to less than 1, got {dropout}"
     if dropout and len(parameters) == 2:
-        return Support(False, "dropout needs a hidden layer")
+        yield "dropout needs a hidden layer"
     try:
         if isinstance(optimizer, torch.optim.Optimizer):
             optimizer = update_of(optimizer, parameters)
         if optimizer is not None:
             optimizer.check()
     except ArgumentError as error:
-        return Support(False, str(error))
-    return Support(True)
+        yield str(error)
 
 
 def update_of(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Update:

@@ -139,9 +139,9 @@ def slot_of(bits: Any, keys: Array, codes: Array) -> Any:
 @_loop
 def add_values(bits: Array, keys: Array, codes: Array, n_values: int) -> int:
     """Enter each new value of bits, (n,) unsigned; returns how many there are now, 256 if more than 255 besides 0."""
-    doubled = bits.dtype.type(1)
+    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
     for b in bits:
-        if b << doubled:  # neither 0 nor −0
+        if np.uint64(b) << beyond_sign:  # neither 0 nor −0
             slot = slot_of(b, keys, codes)
             if codes[slot] == 0:
                 if n_values == 255:
@@ -163,11 +163,11 @@ def find_values(bits: Array, keys: Array, codes: Array, n_values: Array) -> None
 @_parallel
 def look_up(bits: Array, keys: Array, codes: Array, found: Array) -> None:
     """The code of each value: found, (N, at least I) uint8, from bits, (N, I)."""
-    doubled = bits.dtype.type(1)
+    beyond_sign = np.uint64(65 - 8 * bits.itemsize)  # shifted out, so that −0 is 0
     for n in prange(len(bits)):
         for i in range(bits.shape[1]):
             b = bits[n, i]
-            found[n, i] = np.uint8(codes[slot_of(b, keys, codes)]) if b << doubled else np.uint8(0)
+            found[n, i] = np.uint8(codes[slot_of(b, keys, codes)]) if np.uint64(b) << beyond_sign else np.uint8(0)
 
 
 # Blocks of entries sorted by pair
@@ -351,9 +351,7 @@ def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: A
 
 
 @_loop
-def descend_part(
-    w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array
-) -> None:
+def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array) -> None:
     """v ← μ v + λ w + δᵀ x, w ← w − η v of a mini-batch; without momentum w ← (1 − η λ) w + δᵀ x for δ times −η.
 
     ``step`` is μ, λ, η and 1 − η λ.
@@ -372,9 +370,7 @@ def descend_part(
 
 
 @_parallel
-def net_inputs(
-    weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array
-) -> None:
+def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array) -> None:
     """u = x Wᵀ + b; the weight is (parts, I, P), the bias (O,), ``space`` (parts, n, P), u (n, O)."""
     for part in prange(len(weight)):
         mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
@@ -675,9 +671,7 @@ def run_steps(
                 if share == 0:
                     outputs[c, begin : begin + n] = row[:n]
             if training:
-                loss_delta(
-                    d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate
-                )
+                loss_delta(d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate)
                 for part in range(share * parts // shares, (share + 1) * parts // shares):
                     if penalise:
                         squares[part] = sum_of_squares(w1[part]) + sum_of_squares(w2[part])

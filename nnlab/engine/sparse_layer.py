@@ -55,8 +55,12 @@ def pays(x: Tensor | csr_array, n_units: int) -> bool:
     return int(x.count_nonzero()) <= MAX_DENSITY * x.numel()
 
 
-def _kernels() -> Any:
-    """The compiled loops, where they can be had."""
+def check_compiled() -> Any:
+    """The compiled loops.
+
+    Raises:
+        NotCompiled: they cannot be had here.
+    """
     try:
         from nnlab.engine import sparse_kernels  # noqa: PLC0415 - numba is an extra, and takes long to import
         from nnlab.engine.compiled import threads_are_safe  # noqa: PLC0415
@@ -106,7 +110,7 @@ class SparseInputs:
     def __init__(
         self, x: Tensor | csr_array, *, levels: Tensor | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        self._k = _kernels()
+        self._k = check_compiled()
         self._bytes = isinstance(x, Tensor) and x.dtype == torch.uint8
         if not self._bytes and levels is not None:
             raise ArgumentError("levels", "must be None unless x is uint8")
@@ -261,7 +265,9 @@ class _Sorted:
         inputs, block = self.inputs, self._k.BLOCK
         blocks = -(-min(batch_size, len(order)) // block)
         starts = np.arange(0, len(order), batch_size)
-        edge = np.minimum(starts[:, None] + np.arange(blocks) * block, np.minimum(starts + batch_size, len(order))[:, None])
+        edge = np.minimum(
+            starts[:, None] + np.arange(blocks) * block, np.minimum(starts + batch_size, len(order))[:, None]
+        )
         cut = np.append(edge.ravel(), len(order))
         counts = inputs.first[order + 1] - inputs.first[order]
         begin = np.zeros(len(order) + 1, np.uint64)
@@ -280,7 +286,15 @@ class _Sorted:
             self._start = torch.empty(n, dtype=torch.uint64).numpy()
         start = self._start[:n].reshape(size)
         self._k.sort_blocks(
-            inputs.first, pair, entries, order, cut, start.reshape(-1, size[2]), begin[cut[:-1]], self.where, self.values
+            inputs.first,
+            pair,
+            entries,
+            order,
+            cut,
+            start.reshape(-1, size[2]),
+            begin[cut[:-1]],
+            self.where,
+            self.values,
         )
         return start
 

@@ -36,7 +36,8 @@ class Memory:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Memory:
         """A copy of its own for the arithmetic to go on with, or to be kept."""
         moved = copy.deepcopy(self)
-        moved.optimizer.memory = [t.to(device, dtype if t.ndim else t.dtype) for t in moved.optimizer.memory]  # a count stays
+        memory = moved.optimizer.memory
+        moved.optimizer.memory = [t.to(device, dtype if t.ndim else t.dtype) for t in memory]  # counts stay as they are
         for name in ("last", "best"):
             tensors = getattr(moved, name)
             setattr(moved, name, tensors and [t.to(device, dtype) for t in tensors])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import measure
+from benchmarks import __main__ as command
+from benchmarks import measure, process
 from benchmarks.measure import Session
 from benchmarks.problems import MLPProblem, PerceptronProblem
 from benchmarks.process import ContestantError, Runner
@@ -33,7 +34,7 @@ def perceptron_problem() -> PerceptronProblem:
 class Here(Runner):
     """A RunnerProcess without the process."""
 
-    def __init__(self, make, problem, device, threads, *, fresh=False):
+    def __init__(self, make, problem, device, threads, *, fresh=False, folder=None):
         try:
             super().__init__(make, problem, device, threads)
         except Exception as error:
@@ -56,6 +57,8 @@ class Here(Runner):
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "RunnerProcess", Here)
     monkeypatch.setattr(measure, "REST", 0)
+    monkeypatch.setattr(command, "LOOK", 0)
+    monkeypatch.setattr(process, "STAT", Path("no such file"))  # no row is marked because the machine is busy
 
 
 @pytest.fixture

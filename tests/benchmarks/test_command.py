@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, report
+from benchmarks import __main__ as command
+from benchmarks import measure, report, sweeps
 from benchmarks.__main__ import main
 from benchmarks.measure import Comparison, Peer
 from benchmarks.process import Make
@@ -79,11 +80,11 @@ def test_every_epoch_against_every_peer(capsys, tmp_path):
 
 @pytest.mark.usefixtures("here", "mnist")
 def test_growth(monkeypatch, capsys):
-    monkeypatch.setattr(measure, "SWEEPS", {"width": (8, 16), "samples": (100, 60_000)})
+    monkeypatch.setattr(sweeps, "SWEEPS", {"width": (8, 16), "samples": (100, 60_000)})
     assert main(["--task", "scaling", "--json"]) == 0
     out, err = capsys.readouterr()
     rows = json.loads(out)["rows"]  # the rows for people are on standard error
-    assert "torch eager autograd, width 8" in err
+    assert "scaling: engine, width 8\n  torch eager autograd" in err
     assert [(row["width"], row["samples"], row["threads"]) for row in rows] == [
         (8, 400, 1),
         (16, 400, 1),
@@ -101,6 +102,7 @@ def test_a_signal_keeps_the_rows_and_ends_the_processes(name, status, monkeypatc
     done = Make(TIMES, {"seconds": 2.0})
     fake(monkeypatch, first=done, second=done, third=done)
     monkeypatch.setattr(measure, "REST", 0)
+    monkeypatch.setattr(command, "LOOK", 0)
     started: list[int] = []
     timing = measure.Timed.time
 
@@ -180,6 +182,8 @@ def test_a_peer_that_was_not_timed_is_in_the_readme():
         (["--from", "no.json"], "--from must come with"),
         (["--from", "pyproject.toml", "--plot", "x.png"], "pyproject.toml must be a file that --json wrote"),
         (["--from", "benchmarks/cpu.json", "--plot", "x.png", "--quick"], "--quick has no effect with --from"),
+        (["--from", "benchmarks/cpu.json", "--plot", "x.png", "--before", "."], "--before has no effect with --from"),
+        (["--before", "docs"], "--before must be a folder that contains nnlab/, got docs"),
     ],
 )
 def test_wrong_arguments_are_answered_by_one_line(arguments, message, capsys, monkeypatch):

@@ -2,18 +2,21 @@
 
 import multiprocessing
 import os
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import measure, problems
-from benchmarks.measure import Comparison, Pair, Peer, Timed, difference, fit_exponents, measure_epochs, take_turns
+from benchmarks import measure, problems, process
+from benchmarks.measure import Comparison, Pair, Peer, Timed, difference, measure_epochs, other_load, take_turns
 from benchmarks.ours import engine
 from benchmarks.process import ContestantError, Make, RunnerProcess
 from benchmarks.report import Row
+from benchmarks.sweeps import fit_exponents
 from tests.benchmarks.conftest import mlp_problem, perceptron_problem, row
+from tests.training.runs import REPOSITORY
 
 CPU = torch.device("cpu")
 AUTOGRAD = Make("benchmarks.peers.torch_models:autograd")
@@ -52,6 +55,16 @@ def test_a_process_ignores_ctrl_c_and_its_errors_are_raised_here():
         RunnerProcess(odd("missing"), problem, CPU, 1)
     with pytest.raises(ContestantError, match=r"(?m)^RuntimeError: no such thing$"):
         RunnerProcess(odd("broken"), problem, CPU, 1)
+
+
+def test_a_process_can_have_another_nnlab(tmp_path):
+    (tmp_path / "nnlab").symlink_to(REPOSITORY / "nnlab")
+    before = sys.path.copy()
+    apart = RunnerProcess(odd("which_nnlab"), mlp_problem(torch.float32), CPU, 1, folder=tmp_path)
+    (found,) = apart.call("parameters")
+    apart.close()
+    assert bytes(found.tolist()).decode() == str(tmp_path / "nnlab" / "__init__.py")
+    assert sys.path == before
 
 
 def measured(monkeypatch, session, comparison: Comparison, problem=None, repeats=2) -> list[Row]:
@@ -108,8 +121,10 @@ def test_a_quick_run_leaves_out_peers_and_samples(monkeypatch, session):
     assert found.peer_seconds == 1000 * 5  # scaled up to all samples
 
 
-def timed(log: list[str], orders: list[int], name: str, samples: int | None = None) -> Timed:
-    def call(method, order):
+def timed(log: list[str], orders: list[int], name: str, samples: int | None = None, disturbed=(0.0, 1.0)) -> Timed:
+    def call(method, order=None):
+        if method == "disturbance":
+            return disturbed
         log.append(f"{name} {len(order)}")
         orders.append(order[0].item())
         if len(log) == 7:
@@ -130,6 +145,35 @@ def test_contestants_take_turns_and_an_interrupt_keeps_complete_repeats(monkeypa
     assert orders[:3] == [orders[0]] * 3  # the same for all,
     assert len({*orders}) == 3  # and another for each repeat
     assert [(pair.row.repeats, pair.row.ratio) for pair in pairs] == [(2, 1.0), (2, 5.0)]
+
+
+@pytest.mark.parametrize(("busy", "note"), [(0, "other programs kept 0.6 cores busy"), (1, "")])
+def test_rows_that_other_programs_disturbed_are_marked(busy, note, monkeypatch, session):
+    monkeypatch.setattr(measure, "REST", 0)
+    ours, peer = (timed([], [], name, disturbed=seconds) for name, seconds in (("a", (0.2, 1.0)), ("b", (1.0, 1.0))))
+    pair = Pair(row(), ours, peer)
+    take_turns(session(), "task", [pair], 2, busy=busy)
+    assert (pair.row.note, pair.row.load, pair.row.ratio) == (note, pytest.approx(0.6), 1.0)
+
+
+def test_the_load_is_what_others_use_of_our_cores(monkeypatch, tmp_path):
+    """Idle and waiting time, other cores, and what this process used do not count; stolen time does."""
+    stat, ticks = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(process, "STAT", stat)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3})
+    used = [0.0, 0.0]
+    monkeypatch.setattr(os, "times", lambda: (used[0], 0.0, 0.0, 0.0, 9.0))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: used[1])
+
+    def pass_time(seconds):
+        used[:] = [0.5, 2.0]
+        stat.write_text(
+            f"cpu 99 99 99\ncpu0 {ticks} 0 0 7 7 0 0 {ticks}\ncpu1 999 0 0 0 0 0 0 0\ncpu3 0 0 {ticks} 7 7 0 0 0\n"
+        )
+
+    stat.write_text("cpu 0 0 0\ncpu0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0\ncpu3 0 0 0 0 0 0 0 0\n")
+    monkeypatch.setattr(measure.time, "sleep", pass_time)
+    assert other_load(2.0) == pytest.approx((3 - 0.5) / 2)
 
 
 def test_a_ratio_is_of_medians_and_its_spread_the_widest():

@@ -1,14 +1,13 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
 import sys
-from collections.abc import Sequence
 
 import numba
 import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Descent, MLPEngine, inplace, sparse, sparsity
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, mlp, sparse_layer
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
@@ -38,16 +37,16 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def few_zeros_are_worth_it(monkeypatch):
     """Leave zeros out however small a problem is."""
-    monkeypatch.setattr(sparsity, "WORTH", 0)
-    monkeypatch.setattr(sparsity, "UNITS", 1)
+    monkeypatch.setattr(sparse_layer, "MIN_INPUTS", 0)
+    monkeypatch.setattr(sparse_layer, "MIN_UNITS", 1)
 
 
 @pytest.fixture
-def sparse_products(monkeypatch) -> list[int]:
-    """An entry for each mini-batch that was multiplied without its zeros."""
-    noted: list[int] = []
-    product = sparse.net_inputs
-    monkeypatch.setattr(sparse, "net_inputs", lambda *given: noted.append(len(given[5])) or product(*given))
+def sparse_inputs(monkeypatch) -> list[object]:
+    """An entry for each engine that learns its samples without their zeros."""
+    noted: list[object] = []
+    make = mlp.SparseInputs
+    monkeypatch.setattr(mlp, "SparseInputs", lambda *args, **kw: noted.append(make(*args, **kw)) or noted[-1])
     return noted
 
 
@@ -95,6 +94,7 @@ def test_an_epoch_is_the_plain_loop(device, name, loss, network, descent, dtype,
     assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
     assert_close(run.outputs, expected.outputs, TRAJECTORY[dtype])
     assert_close(run.penalties.double().cpu(), torch.tensor(expected.penalties, dtype=torch.float64), TRAJECTORY[dtype])
+    assert_close(run.losses.double().cpu(), torch.tensor(expected.losses, dtype=torch.float64), TRAJECTORY[dtype])
     moved = [(a - b).norm() > 0.01 * b.norm() for a, b in zip(parameters, given.network.parameters(), strict=True)]
     assert any(moved)  # it did train
 
@@ -122,55 +122,39 @@ def test_an_activation_or_a_loss_without_a_form_in_place_is_copied(device, monke
     ],
     ids=str,
 )
-def test_zeros_are_left_out_where_that_pays(monkeypatch, sparse_products, density, units, dtype, used):
-    monkeypatch.setattr(sparsity, "UNITS", 32)
+def test_zeros_are_left_out_where_that_pays(monkeypatch, sparse_inputs, density, units, dtype, used):
+    monkeypatch.setattr(sparse_layer, "MIN_UNITS", 32)
     given = classes(torch.float32, hidden=units, density=density)
     given = given._replace(x=given.x.to(dtype), network=given.network.to(dtype))
     engine, _ = engine_of(given, 6)
     engine.run_(order_of(given), PLAIN)
-    assert bool(sparse_products) == used
-    sparse_products.clear()
-    monkeypatch.setattr(sparsity, "WORTH", given.x.numel() + 1)
+    assert bool(sparse_inputs) == used
+    sparse_inputs.clear()
+    monkeypatch.setattr(sparse_layer, "MIN_INPUTS", given.x.numel() + 1)
     engine, _ = engine_of(given, 6)
     engine.run_(order_of(given), PLAIN)
-    assert not sparse_products
+    assert not sparse_inputs
 
 
 @pairwise(
-    units=[1, 33, 64, 150],
-    threads={"1 thread": 1, "2 threads": 2},
+    units=[1, 33, 150],
     descent={"plain": PLAIN, "momentum,decay": FULL},
     dtype=DTYPES,
 )
-def test_units_are_divided_among_threads(sparse_products, units, threads, descent, dtype):
-    given = classes(dtype, hidden=units, density=0.1)
-    order, before = order_of(given), torch.get_num_threads()
-    expected = by_the_loop(given, order.split(6), descent, l2=0.1)
-    engine, parameters = engine_of(given, 6, l2=0.1)
-    other = numba.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        engine.run_(order, descent)
-        assert numba.get_num_threads() == other
-    finally:
-        torch.set_num_threads(before)
-    assert sparse_products
-    assert_all_close(parameters, expected.parameters, TRAJECTORY[dtype])
-
-
-@pytest.mark.parametrize("units", [1, 33, 150])
-def test_products_are_the_same_bits_however_many_threads_there_are(sparse_products, units):
-    given = problem([40, units], ["tanh"], "sum_of_squares", torch.float32, "cpu", density=0.1)
-    found, before = [], torch.get_num_threads()
+def test_without_zeros_the_bits_do_not_depend_on_the_number_of_threads(sparse_inputs, units, descent, dtype):
+    given = problem([40, units, 3], "tanh", "sum_of_squares", dtype, "cpu", density=0.1)
+    found, before = [], (torch.get_num_threads(), numba.get_num_threads())
     try:
         for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
             torch.set_num_threads(threads)
             engine, parameters = engine_of(given, 6)
-            outputs = engine.run_(order_of(given), PLAIN).outputs
+            outputs = engine.run_(order_of(given), descent).outputs
             found.append([*parameters, outputs, engine.outputs()])
+            assert numba.get_num_threads() == before[1]
     finally:
-        torch.set_num_threads(before)
-    assert sparse_products
+        torch.set_num_threads(before[0])
+    assert sparse_inputs
+    assert_all_close(found[0][:-2], by_the_loop(given, order_of(given).split(6), descent).parameters, TRAJECTORY[dtype])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
@@ -178,11 +162,11 @@ def test_products_are_the_same_bits_however_many_threads_there_are(sparse_produc
 @pytest.mark.parametrize("why", ["no numba", "no threads", "a compiler that fails"])
 def test_zeros_are_multiplied_where_they_cannot_be_left_out(monkeypatch, caplog, why):
     if why == "no numba":
-        monkeypatch.setitem(sys.modules, "nnlab.engine.sparse", None)
+        monkeypatch.setitem(sys.modules, "nnlab.engine.compiled", None)
     elif why == "no threads":
         monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
     else:
-        monkeypatch.setattr(sparse, "net_inputs", lambda *given: 1 / 0)
+        monkeypatch.setattr("nnlab.engine.sparse_kernels.run_steps", lambda *given: 1 / 0)
     given = classes(torch.float64, density=0.1)
     order = order_of(given)
     engine, parameters = engine_of(given, 6)
@@ -190,7 +174,7 @@ def test_zeros_are_multiplied_where_they_cannot_be_left_out(monkeypatch, caplog,
         engine.run_(order, PLAIN)
         engine.run_(order, PLAIN)
     (record,) = [r for r in caplog.records if "zeros" in r.message]
-    assert "takes longer" in record.message
+    assert "times as long" in record.message
     expected = by_the_loop(given, [*order.split(6), *order.split(6)], PLAIN)
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
@@ -219,13 +203,13 @@ def test_another_engine_goes_on_with_the_momentum_of_one(device, density):
     one.run_(order, descent)
     first, parameters = engine_of(given, 6)
     kept = [torch.zeros_like(p) for p in parameters]
-    first.velocity = kept
+    first.state = kept
     first.run_(order, descent)
     second = MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target, batch_size=6)
-    second.velocity = kept
+    second.state = kept
     second.run_(order, descent)
     torch.testing.assert_close(parameters, expected, rtol=0, atol=0)
-    torch.testing.assert_close(kept, one.velocity, rtol=0, atol=0)
+    torch.testing.assert_close(kept, one.state, rtol=0, atol=0)
 
 
 @pairwise(change=["velocity", "descent"], density=DENSITY)
@@ -234,59 +218,76 @@ def test_a_new_velocity_or_descent_is_used_from_then_on(device, change, density)
     order, (engine, parameters) = order_of(given), engine_of(given, 6)
     engine.run_(order, descent)
     if change == "velocity":
-        engine.velocity = [torch.zeros_like(p) for p in parameters]
+        engine.state = [torch.zeros_like(p) for p in parameters]
     else:
         descent = Descent(0.02, momentum=0.5)
     given.network.load_state_dict(dict(zip(given.network.state_dict(), parameters, strict=True)))
     fresh, expected = engine_of(given, 6)
-    fresh.velocity = [v.clone() for v in engine.velocity]
+    fresh.state = [v.clone() for v in engine.state]
     for each in (engine, fresh):
         each.run_(order, descent)
     torch.testing.assert_close(parameters, expected, rtol=0, atol=0)
 
 
-def bent(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """An optimizer that the engine has no form of."""
-    for p, g in zip(parameters, gradients, strict=True):
-        p.sub_(0.05 * g.tanh() + 0.01 * g)
+def adam_of(update: Adam):
+    """``torch.optim.Adam`` as the loop's update."""
+    made: list[torch.optim.Adam] = []
+
+    def step(parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        if not made:
+            made.append(torch.optim.Adam(parameters, update.lr, (update.beta1, update.beta2), update.epsilon))
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
+        made[0].step()
+
+    return step
 
 
-@pairwise(reduction=["mean", "sum"], l2=L2, weighted=WEIGHTED, density=DENSITY)
-def test_any_optimizer_is_given_the_gradients(device, reduction, l2, weighted, density):
-    given = classes(torch.float64, device, weighted=weighted, density=density)
-    order = order_of(given)
-    expected = by_the_loop(given, order.split(6), bent, reduction=reduction, l2=l2)
+@pairwise(
+    reduction=["mean", "sum"],
+    l2=L2,
+    weighted=WEIGHTED,
+    density=DENSITY,
+    dtype=DTYPES,
+    network={"one hidden layer": [8], "two": [8, 5]},
+)
+def test_adam_is_torchs(device, reduction, l2, weighted, density, dtype, network):
+    sizes, update = [40, *network, 3], Adam(0.01, 0.8, 0.99, 1e-6)
+    given = problem(sizes, "tanh", "softmax_cross_entropy", dtype, device, weighted=weighted, density=density)
+    orders = [order_of(given, seed) for seed in range(3)]
+    batches = [batch for order in orders for batch in order.split(6)]
+    expected = by_the_loop(given, batches, adam_of(update), reduction=reduction, l2=l2)
     engine, parameters = engine_of(given, 6, reduction=reduction, l2=l2)
-    engine.run_(order, lambda gradients: bent(parameters, gradients))
-    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+    for order in orders:
+        engine.run_(order, update)
+    assert_all_close(parameters, expected.parameters, 3 * TRAJECTORY[dtype])
+    assert [float(count) for count in engine.state[-2:]] == [len(batches)] * 2
 
 
-@pytest.mark.parametrize("update", [PLAIN, FULL, bent], ids=["plain", "momentum,decay", "any optimizer"])
-def test_dropout_masks_what_they_mask_in_the_pure_operations(device, update):
-    given = problem([7, 5, 4, 3], ["relu", "gelu", "identity"], "softmax_cross_entropy", torch.float64, device)
-    order = order_of(given)
+@pairwise(update={"plain": PLAIN, "momentum,decay": FULL, "adam": Adam(0.01)}, density=DENSITY)
+def test_dropout_masks_what_they_mask_in_the_pure_operations(device, update, density):
+    given = problem([40, 6, 5, 3], ["relu", "gelu", "identity"], "softmax_cross_entropy", torch.float64, device)
+    given = given._replace(x=given.x * (torch.rand(given.x.shape, device=device) < density))
+    order, loop = order_of(given), adam_of(update) if isinstance(update, Adam) else update
+    g = torch.Generator().manual_seed(3)
+    kept = [(torch.rand(len(order), units, generator=g) < 0.6).byte().to(device) for units in (6, 5)]
+    parts = iter(range(0, len(order), 6))
 
-    def masks_of(seed: int):
-        g = torch.Generator().manual_seed(seed)
-        return lambda n: [(torch.rand(n, units, generator=g) < 0.6).to(given.x) / 0.6 for units in (5, 4)]
+    def drawn(n: int) -> list[Tensor]:
+        start = next(parts)
+        return [layer[start : start + n].to(given.x) / 0.6 for layer in kept]
 
-    expected = by_the_loop(given, order.split(6), update, masks=masks_of(3))
+    expected = by_the_loop(given, order.split(6), loop, masks=drawn)
     engine, parameters = engine_of(given, 6)
-    run = engine.run_(order, (lambda g: bent(parameters, g)) if update is bent else update, masks_of(3))
+    run = engine.run_(order, update, Masks(kept, 1 / 0.6))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
     assert_close(run.outputs, expected.outputs, TRAJECTORY[torch.float64])
-    plain = by_the_loop(given, order.split(6), update)
+    plain = by_the_loop(given, order.split(6), loop)
     assert (run.outputs - plain.outputs).norm() > 0.1 * plain.outputs.norm()
-
-
-def test_all_steps_share_what_dropout_is_computed_in(monkeypatch):
-    given = problem([7, 5, 4, 3], ["relu", "tanh", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
-    engine, _ = engine_of(given, 6)
-    written, mul = [], torch.mul
-    monkeypatch.setattr(torch, "mul", lambda z, mask, *, out: written.append(out.data_ptr()) or mul(z, mask, out=out))
-    engine.run_(order_of(given), PLAIN, lambda n: [given.x.new_ones(n, units) for units in (5, 4)])
-    assert len(written) == 2 * 9
-    assert len(set(written)) == 2
+    again, others = engine_of(given, 6)  # without dropout, then with it
+    again.run_(order, update)
+    again.run_(order, update, Masks(kept, 1 / 0.6))
+    assert not torch.equal(others[0], parameters[0])
 
 
 @pairwise(name=["relu", "gelu", "tanh"], loss=[*LOSSES], descent={"plain": PLAIN, "momentum,decay": FULL}, l2=L2)
@@ -309,19 +310,22 @@ def test_bfloat16_arithmetic_moves_float32_parameters(device, name, loss, descen
     assert min(unseen[::2]) > 0.9  # of the weights; the biases start at 0, near which a bfloat16 is fine
 
 
-@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
-def test_what_was_learnt_before_an_interrupt_is_kept(density):
-    given = classes(torch.float64, density=density)
+@pairwise(density=DENSITY, deep={"one hidden layer": [], "two": [5]})
+def test_what_was_learnt_before_an_interrupt_is_kept(monkeypatch, density, deep):
+    given = problem([40, 8, *deep, 3], "gelu", "sum_of_squares", torch.float64, "cpu", density=density)
     engine, parameters = engine_of(given, 6)
-    steps = iter(range(5))
+    steps, row = iter(range(5)), ACTIVATIONS["gelu"]
 
-    def masks(n: int) -> list[Tensor]:
-        if next(steps, None) is None:
+    def interrupted(u: Tensor) -> object:
+        if u.shape[1] == 8 and next(steps, None) is None:
             raise KeyboardInterrupt
-        return [torch.ones(n, 8, dtype=torch.float64)]
+        return row.forward_(u)
 
+    monkeypatch.setitem(ACTIVATIONS, "gelu", row._replace(forward_=interrupted))
+    engine, parameters = engine_of(given, 6)
     with pytest.raises(KeyboardInterrupt):
-        engine.run_(order_of(given), Descent(0.1), masks)
+        engine.run_(order_of(given), Descent(0.1))
+    monkeypatch.setitem(ACTIVATIONS, "gelu", row)
     expected = by_the_loop(given, order_of(given)[:30].split(6), Descent(0.1))
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
@@ -382,8 +386,7 @@ def test_an_empty_order_changes_nothing():
 
 @pairwise(network=NETWORKS, density=DENSITY, dtype=DTYPES, l2=L2)
 def test_the_outputs_for_all_samples_are_forward_propagation(device, monkeypatch, network, density, l2, dtype):
-    for module in ("mlp", "forward"):
-        monkeypatch.setattr(f"nnlab.engine.{module}.AT_ONCE", 8)  # so that there are many parts, and a tail
+    monkeypatch.setattr(mlp, "AT_ONCE", 8)  # so that there are many parts, and a tail
     given = problem(*network("tanh"), "softmax_cross_entropy", dtype, device, density=density)
     engine, parameters = engine_of(given, 6, l2=l2)
 
@@ -416,8 +419,8 @@ def test_an_activation_in_place_is_its_operation(device, name, dtype, layout):
     saved = u if row.saves == "u" else z
     expected = row.backward(grad_z, saved)
     ours, delta, saved = layout(u), layout(grad_z), layout(saved)
-    inplace.activate_(name, ours)()
-    inplace.activation_backward_(name, delta, saved)()
+    row.forward_(ours)
+    row.backward_(delta, saved)
     for found, right in ((ours, z), (delta, expected)):
         relative = RELATIVE[dtype]
         scale = right.nan_to_num().abs().max().item()
@@ -433,7 +436,7 @@ def test_a_loss_in_place_is_its_operation(device, name, dtype, scale):
     target = labels if LOSSES[name].target == "labels" else unit
     expected = LOSSES[name].backward(y.new_ones(()), y, target)
     delta = by_class(torch.full_like(y, torch.nan))
-    inplace.loss_backward_(name, y, unit, delta)()
+    LOSSES[name].backward_(y, unit, delta)
     assert_close(delta, expected)
 
 
@@ -463,10 +466,12 @@ def test_parameters_that_are_not_contiguous_are_refused():
         ({"activations": ["relu", "rely"]}, "activations must be one of"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"x": torch.zeros(9, 6)}, "weight must have shape (O, I) with I = 6 as in x, got (5, 7)"),
+        ({"x": torch.zeros(9, 6, dtype=torch.uint8)}, "x must be (N, 7) on cpu, got (9, 6) on cpu"),
+        ({"x": [[0.0] * 7]}, "x must be a torch.Tensor or a CSR matrix of scipy, got list"),
         ({"x": torch.zeros(9, 7, dtype=torch.float64)}, "weight must have the dtype of x"),
         ({"target": torch.zeros(8, dtype=torch.int64)}, "target must have shape (N,) with N = 9, got (8,)"),
         ({"target": torch.full((9,), 3)}, "target must hold labels from 0 to 2, got 3"),
-        ({"loss": "sum_of_squares", "target": torch.zeros(9, 2)}, "target must have shape (N, 3), got (9, 2)"),
+        ({"loss": "sum_of_squares", "target": torch.zeros(9, 2)}, "target must have shape (9, 3), got (9, 2)"),
         ({"loss": "binary_cross_entropy", "target": torch.full((9, 3), 2.0)}, "target must hold values from 0 to 1"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"reduction": "max"}, "reduction must be one of"),
@@ -487,14 +492,16 @@ def test_what_cannot_be_trained_is_refused(change, message):
 @pytest.mark.parametrize(
     ("order", "update", "message"),
     [
-        (torch.tensor([0, 9]), Descent(0.1), "order must hold numbers from 0 to 8, the samples there are"),
-        (torch.tensor([-1]), Descent(0.1), "order must hold numbers from 0 to 8, the samples there are"),
+        (torch.tensor([0, 9]), Descent(0.1), "order must hold indices from 0 to 8, the samples there are"),
+        (torch.tensor([-1]), Descent(0.1), "order must hold indices from 0 to 8, the samples there are"),
         (torch.tensor([0.0]), Descent(0.1), "order must be int64 (n,) on cpu, got float32 (1,) on cpu"),
-        (torch.arange(10) % 9, Descent(0.1), "order must hold at most 9 numbers, got 10"),
+        (torch.arange(10) % 9, Descent(0.1), "order must hold at most 9 indices, got 10"),
         (torch.tensor([[0]]), Descent(0.1), "order must be int64 (n,) on cpu, got int64 (1, 1) on cpu"),
         (torch.tensor([0]), Descent(0.0), "lr must be a number greater than 0, got 0.0"),
         (torch.tensor([0]), Descent(0.1, momentum=1.0), "momentum must be less than 1, got 1.0"),
         (torch.tensor([0]), Descent(0.1, weight_decay=-1.0), "weight_decay must be a number of at least 0, got -1.0"),
+        (torch.tensor([0]), Adam(0.1, beta1=1.0), "beta1 must be less than 1, got 1.0"),
+        (torch.tensor([0]), Adam(0.1, epsilon=0.0), "epsilon must be a number greater than 0, got 0.0"),
     ],
     ids=str,
 )

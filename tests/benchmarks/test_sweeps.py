@@ -1,0 +1,126 @@
+"""Points of sizes, densities and widths, their arithmetic, the busy process, and the alarm."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import sweeps
+from benchmarks.__main__ import main
+from benchmarks.measure import Comparison, Peer
+from benchmarks.peers.torch_models import products
+from benchmarks.problems import blobs
+from benchmarks.process import Make
+from benchmarks.tasks import TASKS, Task
+from tests.benchmarks.conftest import mlp_problem
+from tests.tolerances import assert_close
+
+
+@pytest.fixture
+def run(here, mnist, monkeypatch, capsys) -> Callable[..., list[dict]]:
+    """Run a task on contestants that say how long they took; return its rows, and what else was said."""
+
+    def run(task: str, *flags: str, status: int = 0, ours: float = 1.0, **peers: float) -> tuple[list[dict], str]:
+        def times(seconds: float) -> Make:
+            return Make("tests.benchmarks.contestants:times", {"seconds": seconds})
+
+        entries = [Peer(name, {"": times(seconds)}, trains=False) for name, seconds in peers.items()]
+        comparison = Comparison("engine", times(ours), "softmax", entries)
+        monkeypatch.setitem(TASKS, task, Task("", [comparison], 2, "named", TASKS[task].measure))
+        assert main(["--task", task, "--json", *flags]) == status
+        out, err = capsys.readouterr()
+        return json.loads(out)["rows"], err
+
+    return run
+
+
+def test_sizes(run, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    rows, _ = run("sizes", "--quick", eager=3.0)
+    points = [(width, threads, momentum) for width in (100, 512) for threads in (1, 2) for momentum in (0.0, 0.9)]
+    assert [(row["width"], row["threads"], row["momentum"]) for row in rows] == points
+    assert rows[3]["ours"] == "engine, 784-100-10, 2 threads, momentum"
+
+
+def test_densities(run):
+    rows, _ = run("density", "--before", ".", eager=3.0)
+    assert [row["density"] for row in rows[::2]] == [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
+    assert [row["peer"] for row in rows[:2]] == ["eager", "engine before: bench"]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 1.0])
+def test_made_up_images(density):
+    x = blobs(200, density)
+    assert x.shape == (200, 784)
+    assert torch.equal((x != 0).sum(1), torch.full((200,), round(784 * density)))
+    assert_close((x * 255).round() / 255, x)
+    pairs = (x.view(200, 392, 2) != 0).any(2).double().mean()
+    assert pairs < 1.5 * density  # 1.95 where pixels are lit one by one, 1.17 in MNIST
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_ceiling_is_all_dense_products(linear):
+    problem = mlp_problem(torch.float32)
+    contestant = products(problem, linear=linear)
+    counts = {
+        torch.ops.aten.addmm_: lambda w, a, b, **_: 2 * a[0] * a[1] * b[1],
+        torch.ops.mkldnn._linear_pointwise: lambda a, b, *_, **__: 2 * a[0] * a[1] * b[0],
+    }
+    with FlopCounterMode(display=False, custom_mapping=counts) as counter:
+        contestant.train(problem.order(1))
+    first, flop = sweeps.flop_per_sample(problem.sizes)
+    assert (first, flop) == (2 * 2 * 12 * 7, 2 * 2 * 12 * 7 + 3 * 2 * 7 * 5)
+    assert counter.get_total_flops() == 250 * flop
+    weights = problem.network().state_dict()
+    u, outputs = contestant.parameters()
+    assert_close(u, problem.x[240:] @ weights["0.weight"].T)  # the tail
+    assert_close(outputs, torch.full((10, 7), 1e-3) @ weights["2.weight"].T)
+
+
+def test_the_grid(run, monkeypatch):
+    monkeypatch.setattr(sweeps, "WIDTHS", (512, 2048))
+    monkeypatch.setattr(sweeps, "BATCHES", (100,))
+    monkeypatch.setattr(sweeps, "CELL_FLOP", 1e9)
+    rows, _ = run("wide", JAX=1.1, floor=0.8)
+    assert [row["ours"] for row in rows[::2]] == [
+        f"engine, 784-{sizes}-10, batch 100" for sizes in ("512", "2048", "512-512", "2048-2048")
+    ]
+    shares = [row["first_layer_share"] for row in rows[::2]]
+    dense = 2 * 784 * 512, 3 * 512 * 512, 3 * 512 * 10
+    assert shares[2] == pytest.approx(dense[0] / sum(dense))
+    assert [row["target"] for row in rows[::2]] == [1.2, 1.2, 1.2, 1.0]
+    assert ["(missed)" in row["note"] for row in rows[::2]] == [True, True, True, False]
+    jax, floor = rows[4:6]
+    assert jax["samples"] == 400  # four mini-batches at least
+    assert floor["gflops"] == pytest.approx(400 * 2 * sum(dense) / 0.8 / 1e9)
+    zeros = 1 - jax["density"]
+    assert jax["sparse_seconds"] == pytest.approx(0.8 * (1 - zeros * shares[2]))
+
+
+def test_a_busy_process_runs_while_the_second_half_is_timed(run, monkeypatch):
+    started = []
+    popen = sweeps.subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(sweeps.subprocess, "Popen", start)
+    rows, _ = run("busy", eager=3.0)
+    assert [(row["ours"], row["busy"], row["ratio"]) for row in rows] == [
+        ("engine", 0, 3.0),
+        ("engine, beside a busy process", 1, 3.0),
+    ]
+    assert rows[1]["note"] == "1.0 times the time alone, the peer 1.0 times"
+    assert [process.returncode for process in started] == [-9]
+
+
+@pytest.mark.parametrize(("floor", "status"), [(1.3, 0), (1.1, 1)])
+def test_the_alarm(floor, status, run, monkeypatch):
+    monkeypatch.setattr(sweeps, "RECORDED", {(8, 0.9): 2.0})
+    rows, err = run("kernels", "--before", ".", status=status, floor=floor)
+    assert [row.get("recorded_ratio") for row in rows] == [2.0, None]
+    words = "the compiled kernels have become slow: 784-8-10, 1 thread, momentum, dense products take 1.10 times"
+    assert (words in err) == bool(status)
