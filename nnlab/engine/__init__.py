@@ -1,8 +1,7 @@
 """Epochs at speed: data that stay on the device, buffers that are reused, and steps in place."""
 
 from nnlab.engine.mlp import Adam, Descent, Masks, MLPEngine, NotFiniteError, Run, Support, Update, supports, update_of
-from nnlab.engine.perceptron import PerceptronEngine
-from nnlab.engine.perceptron_block import perceptron_rule_blocked
+from nnlab.engine.perceptron import PerceptronEngine, rounding_bound
 
 __all__ = [
     "Adam",
@@ -14,7 +13,7 @@ __all__ = [
     "Run",
     "Support",
     "Update",
-    "perceptron_rule_blocked",
+    "rounding_bound",
     "supports",
     "update_of",
 ]

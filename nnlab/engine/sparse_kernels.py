@@ -351,7 +351,9 @@ def net_inputs_part(w: Array, bias: Array, start: Array, where: Array, values: A
 
 
 @_loop
-def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array) -> None:
+def descend_part(
+    w: Array, v: Array, step: Array, start: Array, where: Array, values: Array, delta: Array
+) -> None:
     """v ← μ v + λ w + δᵀ x, w ← w − η v of a mini-batch; without momentum w ← (1 − η λ) w + δᵀ x for δ times −η.
 
     ``step`` is μ, λ, η and 1 − η λ.
@@ -370,7 +372,9 @@ def descend_part(w: Array, v: Array, step: Array, start: Array, where: Array, va
 
 
 @_parallel
-def net_inputs(weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array) -> None:
+def net_inputs(
+    weight: Array, bias: Array, start: Array, where: Array, values: Array, space: Array, u: Array
+) -> None:
     """u = x Wᵀ + b; the weight is (parts, I, P), the bias (O,), ``space`` (parts, n, P), u (n, O)."""
     for part in prange(len(weight)):
         mine, columns = space[part, : len(u)], u[:, part * P : (part + 1) * P]
@@ -604,8 +608,11 @@ def descend_output_bias(b2: Array, v2: Array, step: Array, delta2: Array, n: int
 def loss_delta(
     y: Array, u2: Array, forms: Array, numbers: Array, labels: Array, targets: Array, scale: Array, rate: Any
 ) -> None:
-    """y, which begins as the outputs, becomes δ₂ = s (y − t) h'(u₂); u2 has the outputs; both are (K + 2, >= n)."""
+    """y becomes δ₂ = s (y − t) h'(u₂); u2 has the outputs; both are (K + 2, at least n)."""
     n, n_outputs = len(numbers), len(y) - 2
+    for c in range(n_outputs):
+        for k in range(n):
+            y[c, k] = u2[c, k]
     if forms[2, 0] == SOFTMAX:
         softmax(y, n)
     else:
@@ -625,6 +632,64 @@ def loss_delta(
         pull_back(y[c, :n], u2[c, :n], forms[1])
 
 
+@_loop
+def forward_share(
+    share: int, shares: int, n: int, n_units: int, forms: Array, start: Array, where: Array, values: Array,
+    w1: Array, b1: Array, w2: Array, z: Array, partial: Array,
+) -> None:  # fmt: skip
+    """The hidden units of a share of the parts, and what these add to the output layer's net inputs."""
+    parts = len(w1)
+    for part in range(share * parts // shares, (share + 1) * parts // shares):
+        mine = z[part, :n]
+        net_inputs_part(w1[part], b1[part], start, where, values, mine)
+        activate(mine.reshape(n * P), forms[0])
+        for k in range(n):  # units that are only there to fill the last part
+            for l in range(min(P, n_units - part * P), P):
+                mine[k, l] = 0
+        outputs_part(mine, w2[part], partial[part])
+
+
+@_loop
+def sum_outputs(partial: Array, b2: Array, form: Array, u2: Array, n: int) -> None:
+    """The outputs, the activation of the sum of all parts' shares and the bias: u2 is (K + 2, at least n)."""
+    for c in range(len(b2)):
+        row = u2[c, :n]
+        for k in range(n):
+            row[k] = b2[c]
+        for part in range(len(partial)):
+            added = partial[part, c]
+            for k in range(n):
+                row[k] += added[k]
+        activate(row, form)
+
+
+@_loop
+def backward_share(
+    share: int, shares: int, n: int, forms: Array, start: Array, where: Array, values: Array, w1: Array, v1: Array,
+    b1: Array, vb1: Array, w2: Array, v2: Array, step_w: Array, step_b: Array, penalise: bool, z: Array, delta: Array,
+    delta2: Array, squares: Array,
+) -> None:  # fmt: skip
+    """δ of the hidden units of a share of the parts, and the steps of their weights and biases."""
+    parts = len(w1)
+    for part in range(share * parts // shares, (share + 1) * parts // shares):
+        if penalise:
+            squares[part] = sum_of_squares(w1[part]) + sum_of_squares(w2[part])
+        d, mine = delta[part, :n], z[part, :n]
+        hidden_delta(mine, w2[part], delta2, d)
+        descend_output_part(w2[part], v2[part], step_w, mine, delta2)
+        pull_back(d.reshape(n * P), mine.reshape(n * P), forms[0])
+        descend_part(w1[part], v1[part], step_w, start, where, values, d)
+        descend_bias(b1[part], vb1[part], step_b, d)
+
+
+@_loop
+def keep_outputs(u2: Array, outputs: Array, begin: int, n: int) -> None:
+    """Copy a mini-batch's outputs, (K + 2, at least n), to where the caller wants them, (K, n of all)."""
+    for c in range(len(outputs)):
+        for k in range(n):
+            outputs[c, begin + k] = u2[c, k]
+
+
 @_parallel
 def run_steps(
     training: bool, shares: int, n_units: int, forms: Array, batch_size: int,
@@ -637,50 +702,30 @@ def run_steps(
 ) -> None:  # fmt: skip
     """The steps of some mini-batches, each in two parallel regions; or, without ``training``, the outputs alone.
 
-    First each part's units, and their share of the output layer's net inputs; then, in each thread alike, these shares'
-    sum, the outputs and δ₂ (K numbers a sample, cheaper to repeat than to wait for), and each part's steps.
+    First each part's units, and what they add to the output layer's net inputs; then, in each thread alike, the sum of
+    these, the outputs and δ₂ (K numbers a sample: cheaper to repeat than to wait for), and each part's steps.
 
     Shapes: w1, v1 (parts, I, P); b1, vb1 (parts, P); w2, v2 (parts, K, P); b2, vb2 (K,); z, delta (parts, n, P);
     partial (parts, K, n); logits, delta2 (shares, K + 2, n); squares (parts,); outputs (K, n of all); order and scale
     (n of all,); start (batches, blocks, pairs + 1).
     """
-    parts, n_outputs = len(w1), len(b2)
     for batch in range(len(start)):
         begin = batch * batch_size
         n = min(batch_size, len(order) - begin)
+        for share in prange(shares):  # as int64: prange's own type is another, for which all would be compiled again
+            forward_share(np.int64(share), shares, n, n_units, forms, start[batch], where, values, w1, b1, w2, z, partial)
         for share in prange(shares):
-            for part in range(share * parts // shares, (share + 1) * parts // shares):
-                mine = z[part, :n]
-                net_inputs_part(w1[part], b1[part], start[batch], where, values, mine)
-                activate(mine.reshape(n * P), forms[0])
-                for k in range(n):  # units that are only there to fill the last part
-                    for l in range(min(P, n_units - part * P), P):
-                        mine[k, l] = 0
-                outputs_part(mine, w2[part], partial[part])
-        for share in prange(shares):
-            u2, d2 = logits[share], delta2[share]
-            for c in range(n_outputs):
-                row = u2[c]
-                for k in range(n):
-                    row[k] = b2[c]
-                for part in range(parts):
-                    for k in range(n):
-                        row[k] += partial[part, c, k]
-                activate(row[:n], forms[1])
-                d2[c, :n] = row[:n]
-                if share == 0:
-                    outputs[c, begin : begin + n] = row[:n]
+            sum_outputs(partial, b2, forms[1], logits[share], n)
             if training:
-                loss_delta(d2, u2, forms, order[begin : begin + n], labels, targets, scale[begin : begin + n], rate)
-                for part in range(share * parts // shares, (share + 1) * parts // shares):
-                    if penalise:
-                        squares[part] = sum_of_squares(w1[part]) + sum_of_squares(w2[part])
-                    d = delta[part, :n]
-                    hidden_delta(z[part, :n], w2[part], d2, d)
-                    descend_output_part(w2[part], v2[part], step_w, z[part, :n], d2)
-                    pull_back(d.reshape(n * P), z[part, :n].reshape(n * P), forms[0])
-                    descend_part(w1[part], v1[part], step_w, start[batch], where, values, d)
-                    descend_bias(b1[part], vb1[part], step_b, d)
+                loss_delta(
+                    delta2[share], logits[share], forms, order[begin : begin + n], labels, targets,
+                    scale[begin : begin + n], rate,
+                )  # fmt: skip
+                backward_share(
+                    np.int64(share), shares, n, forms, start[batch], where, values, w1, v1, b1, vb1, w2, v2, step_w, step_b,
+                    penalise, z, delta, delta2[share], squares,
+                )  # fmt: skip
+        keep_outputs(logits[0], outputs, begin, n)
         if training:
             descend_output_bias(b2, vb2, step_b, delta2[0], n)
             if penalise:

@@ -10,6 +10,7 @@ so leaving it out of both products changes no result.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ MIN_UNITS = 32  # of fewer, dense products are as fast
 MAX_DENSITY = 0.4  # of inputs that are not 0: of more, dense products are as fast
 MAX_OUTPUTS = 32  # of a compiled step: of more, BLAS does the output layer faster
 CHUNK_BATCHES = 16  # mini-batches whose entries are sorted at once, one a thread
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.2  # seconds; see _Threads
 SHARES = 16  # of the values, searched for distinct ones side by side
 OUTPUTS_AT_ONCE = 256  # samples, where nothing is learnt
 CHUNK_SAMPLES = 4096  # at most, but at least one mini-batch
@@ -472,7 +474,7 @@ class CompiledSteps:
             _aligned(parts, n_outputs + 2, line, dtype=dtype),  # δ₂, likewise
             np.zeros(parts),  # Σ w² of each part
         )
-        self._threads = _Threads()
+        self._threads: dict[tuple[bool, int, bool], _Threads] = {}  # of each kind of run
         with _compiling():  # here, where a failure can still be met
             like = torch.empty(0, dtype=dtype)
             shapes = (n_units, inputs.shape[1]), (n_units,), (n_outputs, n_units), (n_outputs,)
@@ -571,21 +573,32 @@ class CompiledSteps:
         outputs: Tensor, penalties: Tensor,
     ) -> None:  # fmt: skip
         """The steps of all mini-batches, or the outputs alone, a chunk at a time."""
+        from numba import set_num_threads  # noqa: PLC0415 - an extra
+
         from nnlab.engine.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
 
         chunk, indices = self._sorted.chunk(batch_size), order.numpy()
         kept, squares = outputs.numpy(), penalties.numpy()
-        with threads_as_torch() as threads:
-            for begin in range(0, max(1, len(indices)), chunk):
-                part = slice(begin, begin + chunk)
-                with self._threads.at_most(threads, len(indices[part])) as n:
-                    start = self._sorted.gather_(indices[part], batch_size)
-                    self._k.run_steps(
-                        *(training, min(n, len(self._space[0])), self._sizes[0], self._forms, batch_size),
-                        *(indices[part], self._labels, self._targets, scale[part]),
-                        *(start, self._sorted.where, self._sorted.values, *packed, *settings, *self._space),
-                        *(kept[:, part], squares[begin // batch_size :]),
-                    )
+        pace = self._threads.setdefault((training, batch_size, bool(settings[0][0])), _Threads())
+        begin = 0
+        with threads_as_torch() as most:
+            while True:  # once without samples too: the constructor compiles that way
+                threads = pace.choose(most)
+                part = slice(begin, begin + (chunk if threads == 1 else min(chunk, pace.batches * batch_size)))
+                set_num_threads(threads)
+                started = time.perf_counter()
+                start = self._sorted.gather_(indices[part], batch_size)
+                self._k.run_steps(
+                    *(training, min(threads, len(self._space[0])), self._sizes[0], self._forms, batch_size),
+                    *(indices[part], self._labels, self._targets, scale[part]),
+                    *(start, self._sorted.where, self._sorted.values, *packed, *settings, *self._space),
+                    *(kept[:, part], squares[begin // batch_size :]),
+                )
+                if part.stop <= len(indices):
+                    pace.note(threads, (time.perf_counter() - started) / (part.stop - begin))
+                begin = part.stop
+                if begin >= len(indices):
+                    break
 
 
 def _form(name: str) -> tuple[float, float, float, float]:
@@ -599,8 +612,36 @@ def _form(name: str) -> tuple[float, float, float, float]:
 
 
 class _Threads:
-    """How many threads the next chunk takes."""
+    """Chooses the number of threads for each chunk: several, or one while another process has one of the cores.
 
-    @contextmanager
-    def at_most(self, threads: int, n: int) -> Iterator[int]:
-        yield threads
+    Threads wait for one another twice in a mini-batch. Where one of them has lost its core, each wait takes some
+    milliseconds, and several threads take much longer than one. So the time that a sample takes is compared with that
+    on one thread, which the second chunk tells. After a chunk that was slower, one thread goes on alone for 0.05 s, and
+    twice as long each time up to 3.2 s; then two mini-batches try several threads, and if they are faster, 4, 8, ….
+    The results do not depend on it. An epoch beside a busy process: see ``docs/performance``.
+    """
+
+    def __init__(self) -> None:
+        self._alone = self._until = 0.0  # seconds a sample takes on one thread, averaged; when several are tried again
+        self._pause = FIRST_PAUSE
+        self._several_ran = False
+        self.batches = 2  # of the next chunk, at most
+
+    def choose(self, most: int) -> int:
+        """The number of threads for the next chunk."""
+        if most > 1 and time.perf_counter() >= self._until and (self._alone or not self._several_ran):
+            return most
+        return 1
+
+    def note(self, threads: int, seconds: float) -> None:
+        """Learn how long a sample of the last chunk took."""
+        if threads == 1:
+            self._alone = self._alone + (seconds - self._alone) / 4 if self._alone else seconds
+            return
+        self._several_ran = True
+        if self._alone and seconds > self._alone:
+            self._until, self._pause = time.perf_counter() + self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            self.batches = 2
+        else:
+            self._pause = max(self._pause / 2, FIRST_PAUSE)
+            self.batches = min(2 * self.batches, CHUNK_BATCHES)

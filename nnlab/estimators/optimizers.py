@@ -41,12 +41,12 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    memory: list[Tensor] = field(default_factory=list)  # all m, all v, and the step counts
+    memory: list[Tensor] = field(default_factory=list)  # all m, all v, and the count of steps
 
     def attach(self, trainer: engine.MLPEngine, parameters: Sequence[Tensor], eta: float) -> engine.Update:
         """Adam, whose moments are the memory."""
         if not self.memory:
             self.memory = [torch.zeros_like(w) for _ in "mv" for w in parameters]
-            self.memory += [torch.zeros((), device=w.device) for w in parameters]
+            self.memory.append(torch.zeros((), device=parameters[0].device))
         trainer.state = self.memory
         return engine.Adam(eta, self.beta1, self.beta2, self.epsilon)

@@ -77,12 +77,15 @@ def perceptron_rule(
 ) -> tuple[NK, KI, K]:
     """The learning rule, sample after sample: w ← w − η (y − d) x, θ ← θ − η (y − d)(−1) (section 3.2.1).
 
+    On a CPU the result is defined to the last bit: u = ((−θ + w₁ x₁) + w₂ x₂) + … is summed from left to right in
+    float64, and w − (η (y − d)) x is rounded after each operation, in the dtype of w.
+
     Returns y − d of each unit at each sample, not 0 exactly where the unit was updated, the new weight and bias.
     """
     error = torch.empty_like(target)
     for n, (x_n, d_n) in enumerate(zip(x, target, strict=True)):
-        y = g(weight @ x_n.clone() + bias)  # a copy: where x_n lies in memory can decide how the product rounds
-        error[n] = y - d_n
+        u = torch.column_stack([bias.double(), weight.double() * x_n]).cumsum(1)[:, -1]
+        error[n] = g(u) - d_n
         weight = weight - lr * error[n][:, None] * x_n
         bias = bias - lr * error[n]
     return error, weight, bias

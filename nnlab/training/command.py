@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.data import SPECS, DataError
-from nnlab.engine import NotFiniteError
 from nnlab.training.callbacks import BestAndLast, EpochBar, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
 from nnlab.training.classifier import Classifier
@@ -214,11 +213,11 @@ def run(arguments: Sequence[str]) -> None:
         arguments = with_recipes(arguments)
         learner = Parser.learner = chosen_learner(arguments)
         NNLabCLI(arguments)
-    except NotFiniteError as error:
+    except FloatingPointError as error:  # training met NaN or infinity
         if debug:
             raise
         if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: {error} (--optimizer.lr)", file=sys.stderr)
+            print(f"nnlab {arguments[0]}: error: {error} (--optimizer.lr)", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         mistake = _users_mistake(error)
