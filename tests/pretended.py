@@ -312,6 +312,7 @@ class _Recording:
         self.steps: list[tuple[Any, Any, Any, Any]] = []
         self.before: dict[int, tuple[torch.UntypedStorage, Tensor]] = {}  # to put back: nothing is carried out
         self.own: set[int] = set()
+        self.operations: collections.Counter[str] = collections.Counter()
         self.kernels = 0
         self.broken: str | None = None
         self.workspaces: list[Any] = []
@@ -334,6 +335,7 @@ class _Recording:
             return _Address(value, value.untyped_storage()._cdata in self.own)
 
         self.steps.append((function, tree_map(address, args), tree_map(address, kwargs), tree_map(address, found)))
+        self.operations[function._schema.name.partition("::")[2]] += 1
         self.kernels += kernels
 
 
@@ -342,9 +344,9 @@ _graphs: weakref.WeakSet[CUDAGraph] = weakref.WeakSet()
 _fault: list[int] = []
 
 
-def live_recordings() -> int:
-    """The CUDA graphs that can be replayed."""
-    return sum(graph._recording is not None for graph in _graphs)
+def live_recordings() -> list[_Recording]:
+    """What the CUDA graphs hold that can be replayed; each knows its ``kernels`` and its ``operations``."""
+    return [graph._recording for graph in _graphs if graph._recording is not None]
 
 
 @contextlib.contextmanager

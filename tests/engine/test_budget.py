@@ -1,0 +1,367 @@
+"""What the engine may ask of a CUDA device, and what it does where recordings, cards, threads and values go wrong.
+
+Counted on the pretended device; kernels are estimates read off torch's CUDA sources.
+"""
+
+import gc
+import logging
+import math
+import threading
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp
+from nnlab.networks import MLP
+from nnlab.validation import ArgumentError
+
+pytestmark = pytest.mark.cuda
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+BATCH, GROUP = 4, 3
+N = 2 * GROUP * BATCH + BATCH + 2  # two whole groups, a shorter one, and in it a tail
+
+
+@pytest.fixture(autouse=True)
+def small_groups(pretended, monkeypatch):
+    """Mini-batches are recorded in groups of 3, which takes less time than 64."""
+    assert 64 <= mlp.GROUP <= 128
+    monkeypatch.setattr(mlp, "GROUP", GROUP)
+    gc.collect()
+
+
+class Recipe(NamedTuple):
+    """A way to train, and the kernels that a step of it may launch."""
+
+    kernels: int
+    update: Descent | Adam = Descent(0.1)
+    sizes: tuple[int, ...] = (20, 10, 5)
+    options: dict[str, Any] = {}
+    activation: str = "relu"
+    loss: str = "softmax_cross_entropy"
+    dropout: float = 0.0
+    weighted: bool = False
+
+    def engine(self, n: int, device: torch.device, batch: int = BATCH, **more: Any) -> tuple[MLPEngine, list[Tensor]]:
+        g = torch.Generator().manual_seed(0)
+        network = MLP(self.sizes, self.activation, generator=g)
+        x = torch.rand(n, self.sizes[0], generator=g, device="cpu")
+        labels = torch.randint(0, self.sizes[-1], (n,), generator=g, device="cpu")
+        target = labels if self.loss == "softmax_cross_entropy" else torch.eye(self.sizes[-1], device="cpu")[labels]
+        weight = {"sample_weight": torch.rand(n, generator=g, device="cpu")} if self.weighted else {}
+        options = {**self.options, **weight, **more}
+        if "sample_weight" in options:
+            options["sample_weight"] = options["sample_weight"].to(device)
+        parameters = [p.detach().to(device) for p in network.parameters()]
+        given = parameters, network.activations, self.loss, x.to(device), target.to(device)
+        return MLPEngine(*given, batch_size=batch, **options), parameters
+
+    def masks(self, n: int, device: torch.device, seed: int = 0) -> Masks | None:
+        if not self.dropout:
+            return None
+        g = torch.Generator().manual_seed(seed)
+        kept = [
+            (torch.rand(n, o, generator=g, device="cpu") >= self.dropout).to(device, torch.uint8)
+            for o in self.sizes[1:-1]
+        ]
+        return Masks(kept, 1 / (1 - self.dropout))
+
+
+RECIPES = {
+    "plain": Recipe(13),
+    "mlp.yaml": Recipe(18, Descent(0.1, 0.9, 1e-4)),
+    "mlp_chapter.yaml": Recipe(
+        18, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
+    ),
+    "adam": Recipe(15, Adam(0.01)),
+    "dropout": Recipe(15, dropout=0.5),
+    "l2": Recipe(19, options={"l2": 0.01}),
+    "weighted": Recipe(13, weighted=True),
+    "bf16": Recipe(18, options={"dtype": torch.bfloat16}),
+    "three layers": Recipe(19, sizes=(20, 10, 10, 5)),
+}
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+def order_of(n: int, device: torch.device, seed: int = 0) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu").to(device)
+
+
+def falling(update: Descent | Adam, call: int) -> Descent | Adam:
+    return update._replace(lr=update.lr * 0.9**call)
+
+
+def train(recipe: Recipe, device: torch.device, n: int = N, calls: int = 3, **more: Any) -> list[Tensor]:
+    engine, parameters = recipe.engine(n, device, **more)
+    for call in range(calls):
+        engine.run_(order_of(n, device, call), falling(recipe.update, call), recipe.masks(n, device, call))
+    return parameters
+
+
+def assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.cpu(), theirs.cpu())
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor], relative: float = 1e-5) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.cpu() - theirs.cpu()).norm() <= relative * theirs.norm()
+
+
+# ---- budgets --------------------------------------------------------------------------------------------------------
+
+
+@each_recipe
+def test_a_step_launches_no_more_kernels_than_its_recipe_says(pretended, recipe):
+    engine, _ = recipe.engine(2 * GROUP * BATCH, CUDA)
+    for call in range(2):
+        engine.run_(
+            order_of(2 * GROUP * BATCH, CUDA), falling(recipe.update, call), recipe.masks(2 * GROUP * BATCH, CUDA)
+        )
+    (recording,) = pretended.live_recordings()
+    per_step = {name: count / GROUP for name, count in recording.operations.items()}
+    assert recording.kernels == recipe.kernels * GROUP, per_step
+
+
+@each_recipe
+def test_every_group_is_replayed_under_a_falling_rate_and_a_call_waits_once(pretended, recipe):
+    engine, _ = recipe.engine(N, CUDA)
+    for call in range(6):
+        order, masks = order_of(N, CUDA, call), recipe.masks(N, CUDA, call)
+        with pretended.watch() as seen:
+            engine.run_(order, falling(recipe.update, call), masks)
+        recorded = len(seen.recordings)
+        assert set(seen.recordings) <= {"thread_local"}
+        assert seen.syncs.total() <= 1 + recorded, seen.syncs  # torch itself waits where a recording begins
+        assert not seen.copies
+        if call:
+            assert seen.replays == 3
+            assert recorded <= (call == 1)  # the whole group's was made in the first call, when it came the second time
+    assert len(pretended.live_recordings()) == 2
+
+
+def test_a_recording_does_not_grow_with_the_epoch_and_few_are_kept(pretended):
+    recipe = RECIPES["plain"]
+    engine, _ = recipe.engine(5 * GROUP * BATCH, CUDA)
+    for n in (*range(1, 40), 5 * GROUP * BATCH, 3 * GROUP * BATCH - 1):
+        for call in range(3):
+            engine.run_(order_of(n, CUDA, call), recipe.update)
+    recordings = pretended.live_recordings()
+    assert len(recordings) <= 4
+    assert max(recording.kernels for recording in recordings) <= recipe.kernels * GROUP
+
+
+@pytest.mark.parametrize("recipe", ["plain", "adam", "weighted", "dropout"])
+def test_samples_are_not_held_twice(recipe):
+    recipe = RECIPES[recipe]
+    n, before = 40 * GROUP * 16, torch.cuda.memory_allocated()
+    engine, _ = recipe._replace(sizes=(200, 10, 5)).engine(n, CUDA, batch=16)
+    engine.run_(order_of(n, CUDA), recipe.update, recipe.masks(n, CUDA))
+    gc.collect()
+    of_samples = n * 200 * 4
+    assert torch.cuda.memory_allocated() - before < 1.5 * of_samples
+
+
+# ---- the same as on the CPU, whatever goes wrong --------------------------------------------------------------------
+
+
+@each_recipe
+def test_replayed_calls_are_the_cpus(recipe):
+    relative = 3e-2 if recipe.options.get("dtype") == torch.bfloat16 else 1e-5
+    assert_close(train(recipe, CUDA), train(recipe, CPU), relative)
+
+
+@each_recipe
+def test_however_an_epoch_is_cut_the_bits_are_the_same_where_alignment_decides_how_a_product_rounds(pretended, recipe):
+    recipe = recipe._replace(sizes=(7, 5, 3))
+    n, batch, found = 60, 6, []
+    order = order_of(n, CUDA)
+    with pretended.rounding("align"):
+        for cuts in ((60,), (6, 12, 42), (18, 30, 12), (6,) * 10):
+            engine, parameters = recipe.engine(n, CUDA, batch)
+            masks = recipe.masks(n, CUDA)
+            at = 0
+            for cut in cuts:
+                part = slice(at, at + cut)
+                engine.run_(order[part], recipe.update, masks and Masks([m[part] for m in masks.kept], masks.factor))
+                at += cut
+            found.append(parameters)
+    for parameters in found[1:]:
+        assert_same_bits(parameters, found[0])
+
+
+@pytest.mark.parametrize("name", ["plain", "adam", "dropout", "bf16"])
+@pytest.mark.parametrize("at", [0, 1, 7, 35])
+def test_a_recording_that_fails_leaves_all_right_and_warns_once_of_the_cost(pretended, caplog, name, at):
+    recipe, stream = RECIPES[name], torch.cuda.current_stream()
+    expected = train(recipe, CUDA)
+    with pretended.recording_fails_at(at), caplog.at_level(logging.INFO, "nnlab"):
+        found = train(recipe, CUDA)
+    assert torch.cuda.current_stream() is stream
+    assert torch.cuda.current_device() == 0
+    assert_same_bits(found, expected)
+    (record,) = [record for record in caplog.records if record.name == "nnlab"]
+    assert record.levelno == logging.WARNING
+    assert "without a CUDA graph" in record.message
+    assert "times as long" in record.message
+
+
+def test_an_interrupt_while_recording_gives_the_stream_back(monkeypatch):
+    recipe, stream = RECIPES["plain"], torch.cuda.current_stream()
+    engine, _ = recipe.engine(N, CUDA)
+    order = order_of(N, CUDA)
+
+    def interrupt(*_: object, **__: object) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(torch, "mm", interrupt)
+        engine.run_(order, recipe.update)
+        engine.run_(order, recipe.update)
+    assert torch.cuda.current_stream() is stream
+    engine.run_(order, recipe.update)
+
+
+@each_recipe
+def test_a_second_card_learns_as_the_first(pretended, recipe):
+    expected = train(recipe, CUDA, calls=5)
+    with pretended.cards(2):
+        found = train(recipe, torch.device("cuda", 1), calls=5)
+        assert torch.cuda.current_device() == 0
+        assert {p.device.index for p in found} == {1}
+        assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("name", ["plain", "adam"])
+def test_an_engine_outlives_another_and_its_workspaces(name):
+    recipe = RECIPES[name]
+    expected = train(recipe, CUDA, calls=6)
+    first, _ = recipe.engine(N, CUDA)
+    second, parameters = recipe.engine(N, CUDA)
+    third = None
+    for call in range(6):
+        for engine in (first, second, third):
+            if engine is not None:
+                engine.run_(order_of(N, CUDA, call), falling(recipe.update, call))
+        if call == 2:
+            first = None
+            gc.collect()
+            torch._C._cuda_clearCublasWorkspaces()  # as Lightning does when a trainer has ended
+            torch.cuda.empty_cache()
+            third, _ = recipe.engine(N, CUDA)
+    assert_same_bits(parameters, expected)
+
+
+def test_engines_in_two_threads_learn_as_one_after_the_other():
+    recipes = [RECIPES["plain"], RECIPES["mlp.yaml"], RECIPES["adam"], RECIPES["l2"]]
+    expected = [train(recipe, CUDA, calls=4) for recipe in recipes]
+    found: dict[int, list[Tensor]] = {}
+    threads = [
+        threading.Thread(target=lambda k=k, recipe=recipe: found.update({k: train(recipe, CUDA, calls=4)}))
+        for k, recipe in enumerate(recipes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, parameters in enumerate(expected):
+        assert_same_bits(found[k], parameters)
+
+
+@each_recipe
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_the_default_device_changes_nothing(recipe, device):
+    expected = train(recipe, device)
+    torch.set_default_device("cuda" if device == CPU else "cpu")
+    try:
+        assert_same_bits(train(recipe, device), expected)
+    finally:
+        torch.set_default_device(None)
+
+
+# ---- wrong values ---------------------------------------------------------------------------------------------------
+
+
+def weights_of_a_batch_that_are_all_0(device: torch.device) -> None:
+    weight = torch.ones(12, device=device)
+    weight[:BATCH] = 0
+    engine, _ = RECIPES["plain"].engine(12, device, sample_weight=weight)
+    engine.run_(torch.arange(12, device=device), Descent(0.1))
+
+
+def negative_weights(device: torch.device) -> None:
+    RECIPES["plain"].engine(12, device, sample_weight=torch.linspace(-1, 1, 12))
+
+
+def network_of(device: torch.device) -> tuple[list[Tensor], tuple[str, ...], Tensor]:
+    network = MLP([4, 3, 2], device=device)
+    return [p.detach() for p in network.parameters()], network.activations, torch.rand(12, 4).to(device)
+
+
+def a_target_of_7(device: torch.device) -> None:
+    parameters, activations, x = network_of(device)
+    MLPEngine(parameters, activations, "binary_cross_entropy", x, torch.full((12, 2), 7.0).to(device))
+
+
+def a_label_out_of_range(device: torch.device) -> None:
+    parameters, activations, x = network_of(device)
+    MLPEngine(parameters, activations, "softmax_cross_entropy", x, torch.full((12,), 2).to(device))
+
+
+def an_index_out_of_range(device: torch.device) -> None:
+    engine, _ = RECIPES["plain"].engine(12, device)
+    engine.run_(torch.arange(1, 13).to(device), Descent(0.1))
+
+
+def a_negative_index(device: torch.device) -> None:
+    engine, _ = RECIPES["adam"].engine(12, device)
+    engine.run_(torch.arange(-1, 11).to(device), Adam(0.1))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        weights_of_a_batch_that_are_all_0,
+        negative_weights,
+        a_target_of_7,
+        a_label_out_of_range,
+        an_index_out_of_range,
+        a_negative_index,
+    ],
+)
+def test_a_wrong_value_is_refused_as_on_the_cpu(fault):
+    texts = []
+    for device in (CPU, CUDA):
+        with pytest.raises(ArgumentError) as caught:
+            fault(device)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["first call", "replayed"])
+@each_recipe
+def test_a_call_that_is_refused_or_diverges_changes_nothing(recipe, recorded):
+    weight = torch.ones(N)
+    weight[:BATCH] = 0
+    engine, parameters = recipe.engine(N, CUDA, sample_weight=weight)
+    good = torch.cat((torch.arange(2 * BATCH, N), torch.arange(BATCH, 2 * BATCH))).to(CUDA)
+    masks = recipe.masks(len(good), CUDA)
+    for _ in range(3 * recorded):
+        engine.run_(good, recipe.update, masks)
+    before = [t.clone() for t in (*parameters, *engine.state)]
+    bad = good.clone()
+    bad[5] = N
+    faults: list[tuple[type[Exception], Tensor, Descent | Adam]] = [(ArgumentError, bad, recipe.update)]
+    if recipe.options.get("reduction") != "sum":
+        faults.append((ArgumentError, torch.arange(len(good), device=CUDA), recipe.update))
+    if isinstance(recipe.update, Descent):
+        faults.append((NotFiniteError, good, recipe.update._replace(lr=3e38)))
+    for kind, order, update in faults:
+        with pytest.raises(kind):
+            engine.run_(order, update, masks)
+        assert_same_bits([t for t in (*parameters, *engine.state) if recorded], before if recorded else [])
+        assert all(torch.equal(p, b) for p, b in zip(parameters, before, strict=False))
+    run = engine.run_(good, recipe.update, masks)
+    assert all(math.isfinite(loss) for loss in run.losses.tolist())
