@@ -264,7 +264,7 @@ def take_turns(session: Session, task: str, pairs: Sequence[Pair], repeats: int,
     for pair in pairs:
         pair.row.load = max(load, 0.0)
         if load > QUIET + busy:
-            pair.row.add_note(f"other programs kept {load:.1f} cores busy")
+            pair.row.add_note(f"load {load:.1f}")
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor], start: Sequence[Tensor]) -> float:

@@ -80,8 +80,10 @@ class Runner:
         return seconds
 
     def disturbance(self) -> tuple[float, float]:
-        """Return for how long other programs computed during all calls of ``seconds``, and how long these took."""
-        return self._disturbed, self._timed
+        """Return for how long other programs computed in calls of ``seconds`` since the last, and how long these took."""
+        found = self._disturbed, self._timed
+        self._disturbed = self._timed = 0.0
+        return found
 
     def parameters(self) -> list[Tensor]:
         """Return copies of the parameters, on the CPU."""

@@ -165,7 +165,7 @@ def test_contestants_take_turns_and_an_interrupt_keeps_complete_repeats(monkeypa
     assert [(pair.row.repeats, pair.row.ratio) for pair in pairs] == [(2, 1.0), (2, 5.0)]
 
 
-@pytest.mark.parametrize(("busy", "note"), [(0, "other programs kept 0.6 cores busy"), (1, "")])
+@pytest.mark.parametrize(("busy", "note"), [(0, "load 0.6"), (1, "")])
 def test_rows_that_other_programs_disturbed_are_marked(busy, note, monkeypatch, session):
     monkeypatch.setattr(measure, "REST", 0)
     ours, peer = (timed([], [], name, disturbed=seconds) for name, seconds in (("a", (0.2, 1.0)), ("b", (1.0, 1.0))))

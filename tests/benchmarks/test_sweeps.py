@@ -83,20 +83,21 @@ def test_the_grid(run, monkeypatch):
     monkeypatch.setattr(sweeps, "WIDTHS", (512, 2048))
     monkeypatch.setattr(sweeps, "BATCHES", (100,))
     monkeypatch.setattr(sweeps, "CELL_FLOP", 1e9)
-    rows, _ = run("wide", JAX=1.1, floor=0.8)
-    assert [row["ours"] for row in rows[::2]] == [
+    rows, _ = run("wide", JAX=1.1, floor=0.8, floor_b=0.5)
+    assert [row["ours"] for row in rows[::3]] == [
         f"engine, 784-{sizes}-10, batch 100" for sizes in ("512", "2048", "512-512", "2048-2048")
     ]
-    shares = [row["first_layer_share"] for row in rows[::2]]
+    shares = [row["first_layer_share"] for row in rows[::3]]
     dense = 2 * 784 * 512, 3 * 512 * 512, 3 * 512 * 10
     assert shares[2] == pytest.approx(dense[0] / sum(dense))
-    assert [row["target"] for row in rows[::2]] == [1.2, 1.2, 1.2, 1.0]
-    assert ["(missed)" in row["note"] for row in rows[::2]] == [True, True, True, False]
-    jax, floor = rows[4:6]
+    assert [row["target"] for row in rows[::3]] == [1.2, 1.2, 1.2, 1.0]
+    assert ["(missed)" in row["note"] for row in rows[::3]] == [True, True, True, False]
+    jax, slower, ceiling = rows[6:9]
     assert jax["samples"] == 400  # four mini-batches at least
-    assert floor["gflops"] == pytest.approx(400 * 2 * sum(dense) / 0.8 / 1e9)
-    zeros = 1 - jax["density"]
-    assert jax["sparse_seconds"] == pytest.approx(0.8 * (1 - zeros * shares[2]))
+    assert slower["gflops"] == pytest.approx(400 * 2 * sum(dense) / 0.8 / 1e9)
+    assert jax["ceiling"] == 0.5
+    assert jax["ceiling_without_zeros"] == pytest.approx(0.5 * (1 - (1 - jax["density"]) * shares[2]))
+    assert ["the ceiling: " in row["note"] for row in (slower, ceiling)] == [False, True]
 
 
 def test_a_busy_process_runs_while_the_second_half_is_timed(run, monkeypatch):
