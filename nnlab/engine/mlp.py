@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnlab.engine.recording import Recordings
-from nnlab.engine.sparse_layer import CompiledSteps, NotCompiled, SparseInputs, SparseLayer, check_compiled, pays
+from nnlab.engine.sparse_layer import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, check_compiled, pays
 from nnlab.engine.updates import Adam, Descent, Update
 from nnlab.ops import ACTIVATIONS, LOSSES, Activation, Loss, Reduction
 from nnlab.validation import (
@@ -220,7 +220,6 @@ class MLPEngine:
         self._recordings = Recordings(self._device)
         self._bound: tuple[Update, list[int]] | None = None  # the update, and where its state lies
         self._kernels: TritonStep | None = None
-        self._factor = 1.0  # of dropout
         self._lr = like.new_zeros(())  # η, where a recording reads it
         self._gradients: list[Tensor] = []
         self._slots: dict[int, list[_Slot]] = {}
@@ -298,8 +297,7 @@ class MLPEngine:
             for start in range(0, n, self._group * size):
                 part = slice(start, min(n, start + self._group * size))
                 slots = self._gather_(order[part], scale[part], masks, part, first)
-                key = len(slots), len(slots[-1].target), self._kind(update), masks and masks.factor
-                self._factor = masks.factor if masks is not None else 1.0
+                key = len(slots), len(slots[-1].target), self._kind(update)
                 self._recordings.run(key, partial(self._steps_, slots, update, first))
                 _spread_(outputs[part], self._outputs, size, back=True)
                 torch.sum(self._squares[: len(slots)], 1, out=squares[start // size : start // size + len(slots)])
@@ -311,13 +309,11 @@ class MLPEngine:
             if self._kernels is None:
                 self._step_(slot, update, first)
             else:
-                mask, squares = slot.masks[0] if slot.masks else None, slot.squares if self._l2 else None
                 self._kernels.step(
                     *(slot.x, slot.target, slot.outputs, self._lr),
                     scale=slot.scale[:, 0],
-                    mask=mask,
-                    factor=self._factor,
-                    penalty=squares,
+                    mask=slot.masks[0] if slot.masks else None,
+                    penalty=slot.squares if self._l2 else None,
                 )
 
     def _step_(self, slot: _Slot, update: Update, first: _First | None) -> None:
@@ -541,8 +537,7 @@ class MLPEngine:
         if masks is not None:
             for kept, buffer in zip(masks.kept, self._masks, strict=True):
                 _spread_(kept[part], buffer, size)
-                if self._kernels is None:  # which take the factor by itself
-                    buffer[: len(slots)].mul_(masks.factor)
+                buffer[: len(slots)].mul_(masks.factor)
         return slots
 
     def _slots_of(self, n: int) -> list[_Slot]:
@@ -584,8 +579,7 @@ class MLPEngine:
         self._inputs = like.new_empty(g, padded, width)
         self._targets, self._scale = like.new_empty(g, padded, n_out), like.new_empty(g, padded, 1)
         self._outputs = self._by_class(g, padded)
-        kind = torch.uint8 if self._kernels is not None else self._dtype
-        self._masks = [like.new_empty(g, padded, o, dtype=kind) for o in hidden] if self._masked else []
+        self._masks = [like.new_empty(g, padded, o) for o in hidden] if self._masked else []
         self._squares = self._lr.new_zeros(g, len(self._sizes) if self._kernels is None else self._kernels.tiles)
         self._work = _Work(
             [like.new_empty(size, o) for o in hidden],
@@ -689,7 +683,7 @@ class MLPEngine:
         """Go on with dense products where the sparse ones cannot be compiled, and say so."""
         try:
             yield
-        except NotCompiled as problem:
+        except NotCompiledError as problem:
             self._sparse = self._steps = self._layer = None
             logger.info("the first layer multiplies by zeros too, which takes two to four times as long: %s", problem)
 

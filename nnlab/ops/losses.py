@@ -125,6 +125,14 @@ LOSSES["binary_cross_entropy"] = Loss(
 )
 
 
+def _softmax_(u: Tensor, out: Tensor) -> Tensor:
+    if u.stride(0) == 1:  # a class's logits side by side: see below
+        torch.softmax(u.T, 0, out=out.T)
+    else:
+        torch.softmax(u, 1, out=out)
+    return out
+
+
 @op
 def softmax_cross_entropy_forward(
     logits: NK, target: Labels, reduction: Reduction = "sum", sample_weight: SampleWeight | None = None
@@ -155,6 +163,6 @@ LOSSES["softmax_cross_entropy"] = Loss(
     output_name="softmax",
     output_formula="e^{u} / ({exponentials})",
     log_probabilities=lambda u: functional.log_softmax(u, 1),
-    backward_=lambda u, t, out: torch.softmax(u.T, 0, out=out.T).sub_(t.T),
+    backward_=lambda u, t, out: _softmax_(u, out).sub_(t),
     is_difference=True,
 )
