@@ -93,7 +93,8 @@ def by_the_kernels(
             outputs[done : done + len(batch)],
             lr.fill_(rate(k)),
             scale=scale,
-            mask=kept[batch] / 0.7 if recipe.dropout else None,
+            mask=kept[batch] if recipe.dropout else None,
+            factor=1 / 0.7,
             penalty=penalty,
         )
         done += len(batch)

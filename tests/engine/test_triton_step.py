@@ -158,7 +158,7 @@ class Steps:
         self.target = torch.zeros(n, dtype=torch.int64) if of_labels else torch.zeros(n, n_outputs, dtype=case.dtype)
         self.outputs = torch.zeros(n, n_outputs, dtype=case.dtype)
         self.scale = torch.zeros(n) if case.weighted else None
-        self.mask = torch.zeros(n, n_units, dtype=case.dtype) if case.dropout else None
+        self.mask = torch.zeros(n, n_units, dtype=torch.uint8) if case.dropout else None
         self.penalty = torch.zeros(2, self.kernels.tiles) if case.l2 else None
         self.lr = torch.zeros(())
 
@@ -171,6 +171,7 @@ class Steps:
             self.lr,
             scale=0.5 if self.scale is None else self.scale[part],
             mask=None if self.mask is None else self.mask[part],
+            factor=2.0,
             penalty=None if self.penalty is None else self.penalty[int(first > 0)],
         )
 
