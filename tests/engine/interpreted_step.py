@@ -62,7 +62,7 @@ def by_the_kernels(
     parameters = [p.detach().float().contiguous() for p in network.parameters()]
     state = [torch.zeros_like(p) for p in parameters] * (recipe.kind == "momentum")
     if recipe.kind == "adam":
-        state = [torch.zeros_like(p) for p in parameters * 2] + [torch.zeros((), device=x.device) for _ in range(4)]
+        state = [torch.zeros_like(p) for p in parameters * 2] + [torch.zeros((), device=x.device)]
     size = len(batches[0])
     sizes = (x.shape[1], len(parameters[1]), len(parameters[3]))
     assert TritonStep.obstacle(sizes, network.activations, loss, batch_size=size, dtype=dtype) is None

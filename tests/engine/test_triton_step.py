@@ -138,9 +138,7 @@ class Steps:
         shapes = [(n_units, n_inputs), (n_units,), (n_outputs, n_units), (n_outputs,)]
         parameters = [torch.zeros(shape) for shape in shapes]
         copies = {"plain": 0, "momentum": 1, "adam": 2}[case.kind]
-        state = [torch.zeros(shape) for shape in shapes * copies] + [torch.zeros(()) for _ in range(4)] * (
-            case.kind == "adam"
-        )
+        state = [torch.zeros(shape) for shape in shapes * copies] + [torch.zeros(())] * (case.kind == "adam")
         self.kernels = TritonStep(
             parameters,
             case.activations,
