@@ -85,28 +85,27 @@ def _product(
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["mask"])
 def hidden(
-    x, w, b, mask, counts, z, n, x_row, z_row, n_inputs, n_units, form: tl.constexpr, precision: tl.constexpr,
-    rows: tl.constexpr, units: tl.constexpr, depth: tl.constexpr, parts: tl.constexpr,
+    x, w, b, mask, count, z, n, x_row, z_row, n_inputs, n_units, factor, form: tl.constexpr,
+    precision: tl.constexpr, rows: tl.constexpr, units: tl.constexpr, depth: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
-    """z = h(x Wᵀ + b), times the mask where there is one; x (n, I), W (O, I), mask and z (n, O)."""
+    """z = h(x Wᵀ + b), times the mask and its factor where there is one; x (n, I), W (O, I), mask and z (n, O)."""
     m = tl.program_id(0) * rows + tl.arange(0, rows)
     h = tl.program_id(1) * units + tl.arange(0, units)
     u = _product(x, m, x_row, w, h, n, n_inputs, n_units, precision, rows, units, depth, parts)
     y = _activate(u + tl.load(b + h, mask=h < n_units, other=0.0)[None, :], form)
     if mask is not None:
-        y *= _load(mask, m, n_units, h, n, n_units).to(tl.float32)
+        y *= _load(mask, m, n_units, h, n, n_units).to(tl.float32) * factor
     inside = (m < n)[:, None] & (h < n_units)[None, :]
     tl.store(z + m[:, None] * z_row + h[None, :], y, mask=inside)
-    if counts is not None:  # noqa: SIM102 - of Adam's steps, for the third kernel; the compiler knows if they are there
+    if count is not None:  # noqa: SIM102 - of Adam's steps, for the third kernel; the compiler knows if it is there
         if tl.program_id(0) + tl.program_id(1) == 0:
-            for k in tl.static_range(len(counts)):
-                tl.store(counts[k], tl.load(counts[k]) + 1)
+            tl.store(count, tl.load(count) + 1)
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["mask", "target", "scale", "outputs"])
 def middle(
     z, w, b, mask, target, scale, outputs, delta_out, delta, n, z_row, out_row, n_units, n_outputs, target_row,
-    outputs_row, one_scale, hidden_form: tl.constexpr, output_form: tl.constexpr, loss_form: tl.constexpr,
+    outputs_row, one_scale, factor, hidden_form: tl.constexpr, output_form: tl.constexpr, loss_form: tl.constexpr,
     precision: tl.constexpr, rows: tl.constexpr, units: tl.constexpr, outs: tl.constexpr,
     depth: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
@@ -143,9 +142,8 @@ def middle(
     below = tl.dot(d.to(z_own.dtype), w_own.to(z_own.dtype), input_precision=precision)
     before = z_own.to(tl.float32)
     if mask is not None:  # of a dropped unit, z is not known and δ is 0
-        kept = _load(mask, m, n_units, h, n, n_units).to(tl.float32)
-        below *= kept
-        before /= tl.where(kept == 0, 1.0, kept)
+        below *= _load(mask, m, n_units, h, n, n_units).to(tl.float32) * factor
+        before /= factor
     below = _times_slope(below, before, hidden_form)
     tl.store(delta + m[:, None] * z_row + h[None, :], below, mask=(m < n)[:, None] & (h < n_units)[None, :])
 
@@ -197,7 +195,7 @@ def _descend(
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["penalty"])
 def descend(
-    hidden_layer, output_layer, counts, lr, penalty, n, first, momentum, weight_decay, l2, adam: tl.constexpr,
+    hidden_layer, output_layer, count, lr, penalty, n, first, momentum, weight_decay, l2, adam: tl.constexpr,
     precision: tl.constexpr, rows: tl.constexpr, units: tl.constexpr, inputs: tl.constexpr,
 ):  # fmt: skip
     """Change the parameters of both layers, the output layer's by the programs from ``first`` on.
@@ -206,7 +204,7 @@ def descend(
     I and O. ``penalty`` takes Σ w² of each program's tile.
     """
     program, rate = tl.program_id(0), tl.load(lr)
-    t = 0.0 if counts is None else tl.load(counts[0]).to(tl.float64)
+    t = 0.0 if count is None else tl.load(count).to(tl.float64)
     if program < first:
         squares = _descend(
             hidden_layer, program, n, rate, t, momentum, weight_decay, l2, adam, precision, rows, units, inputs
@@ -233,7 +231,7 @@ class TritonStep:
         loss: a key of ``nnlab.ops.LOSSES``.
         batch_size: samples of a step, at most.
         state: what the update remembers, changed in place: nothing, the velocity of each parameter, or Adam's first
-            moments, its second moments, and for each a count of steps, 0-dimensional.
+            moments, its second moments, and the count of steps, which is 0-dimensional.
         momentum: μ of the velocity.
         weight_decay: λ of every parameter.
         l2: λ of the penalty λ/2 Σ w² of the weights.
@@ -312,11 +310,12 @@ class TritonStep:
 
         self._settings = float(momentum), float(weight_decay), float(l2)
         self._adam: tuple[float, ...] | None = None
-        self._counts: tuple[Tensor, ...] | None = None
+        self._count: Tensor | None = None
         self._moments: list[tuple[Tensor, ...] | None] = [None] * 4
         if adam is not None:
             self._adam = (*adam, *(math.log2(max(beta, 1e-300)) for beta in adam[:2]))
-            self._moments, self._counts = list(zip(state[:4], state[4:8], strict=True)), tuple(state[8:])
+            *moments, self._count = state
+            self._moments = list(zip(moments[:4], moments[4:], strict=True))
         elif state:
             self._moments = [(velocity,) for velocity in state]
 
@@ -329,6 +328,7 @@ class TritonStep:
         *,
         scale: float | Tensor = 1.0,
         mask: Tensor | None = None,
+        factor: float = 1.0,
         penalty: Tensor | None = None,
     ) -> None:
         """Launch the step of a mini-batch; the host waits for nothing.
@@ -340,7 +340,8 @@ class TritonStep:
             outputs: takes those of the network before the step, (n, K); a sample's are side by side, as in ``target``.
             lr: η, one float32.
             scale: of each sample's error, (n,), or of all.
-            mask: 0 where a hidden unit is dropped and 1 / (1 − p) where it is kept, (n, H).
+            mask: 1 where a hidden unit is kept and 0 where it is dropped, (n, H) uint8.
+            factor: 1 / (1 − p), of the units that are kept.
             penalty: takes Σ w² of the weights before the step, in ``tiles`` numbers, (tiles,) float32.
         """
         weight, bias, weight_out, bias_out = self._parameters
@@ -350,13 +351,13 @@ class TritonStep:
         x_row, z, row, precision = x.stride(0), self._z, self._row, self._precision
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # Triton launches on the current one
             hidden[triton.cdiv(n, self._hidden["rows"]), triton.cdiv(n_units, self._hidden["units"])](
-                x, weight, bias, mask, self._counts, z, n, x_row, row, n_inputs, n_units, hidden_form, precision,
-                **self._hidden,
+                x, weight, bias, mask, self._count, z, n, x_row, row, n_inputs, n_units, float(factor), hidden_form,
+                precision, **self._hidden,
             )  # fmt: skip
             middle[triton.cdiv(n, self._middle["rows"]), triton.cdiv(n_units, self._middle["units"])](
                 z, weight_out, bias_out, mask, target, scales, outputs, self._delta_out, self._delta, n, row,
-                self._out_row, n_units, n_outputs, target.stride(0), outputs.stride(0), one_scale, hidden_form,
-                output_form, loss_form, precision, **self._middle,
+                self._out_row, n_units, n_outputs, target.stride(0), outputs.stride(0), one_scale, float(factor),
+                hidden_form, output_form, loss_form, precision, **self._middle,
             )  # fmt: skip
             of_hidden = x, x_row, self._delta, row, weight, bias, *self._moments[:2], n_inputs, n_units
             of_output = (
@@ -364,6 +365,6 @@ class TritonStep:
                 *(*self._moments[2:], n_units, n_outputs),
             )
             descend[(self.tiles,)](
-                of_hidden, of_output, self._counts, lr, penalty, n, self._first, *self._settings, self._adam, precision,
+                of_hidden, of_output, self._count, lr, penalty, n, self._first, *self._settings, self._adam, precision,
                 **DESCEND,
             )  # fmt: skip

@@ -62,7 +62,7 @@ def by_the_kernels(
     parameters = [p.detach().float().contiguous() for p in network.parameters()]
     state = [torch.zeros_like(p) for p in parameters] * (recipe.kind == "momentum")
     if recipe.kind == "adam":
-        state = [torch.zeros_like(p) for p in parameters * 2] + [torch.zeros((), device=x.device) for _ in range(4)]
+        state = [torch.zeros_like(p) for p in parameters * 2] + [torch.zeros((), device=x.device)]
     size = len(batches[0])
     sizes = (x.shape[1], len(parameters[1]), len(parameters[3]))
     assert TritonStep.obstacle(sizes, network.activations, loss, batch_size=size, dtype=dtype) is None
@@ -93,14 +93,15 @@ def by_the_kernels(
             outputs[done : done + len(batch)],
             lr.fill_(rate(k)),
             scale=scale,
-            mask=kept[batch] / 0.7 if recipe.dropout else None,
+            mask=kept[batch] if recipe.dropout else None,
+            factor=1 / 0.7,
             penalty=penalty,
         )
         done += len(batch)
         penalties.append(0.0 if penalty is None else penalty.sum().item() * recipe.l2 / 2)
     assert outputs[n].eq(7).all()
     assert all(count.item() == len(batches) for count in state[8:])
-    return Trained(parameters, outputs[:n], penalties)
+    return Trained(parameters, outputs[:n], penalties, [])  # the losses follow from the outputs
 
 
 def compare(

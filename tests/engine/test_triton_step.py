@@ -138,9 +138,7 @@ class Steps:
         shapes = [(n_units, n_inputs), (n_units,), (n_outputs, n_units), (n_outputs,)]
         parameters = [torch.zeros(shape) for shape in shapes]
         copies = {"plain": 0, "momentum": 1, "adam": 2}[case.kind]
-        state = [torch.zeros(shape) for shape in shapes * copies] + [torch.zeros(()) for _ in range(4)] * (
-            case.kind == "adam"
-        )
+        state = [torch.zeros(shape) for shape in shapes * copies] + [torch.zeros(())] * (case.kind == "adam")
         self.kernels = TritonStep(
             parameters,
             case.activations,
@@ -158,7 +156,7 @@ class Steps:
         self.target = torch.zeros(n, dtype=torch.int64) if of_labels else torch.zeros(n, n_outputs, dtype=case.dtype)
         self.outputs = torch.zeros(n, n_outputs, dtype=case.dtype)
         self.scale = torch.zeros(n) if case.weighted else None
-        self.mask = torch.zeros(n, n_units, dtype=case.dtype) if case.dropout else None
+        self.mask = torch.zeros(n, n_units, dtype=torch.uint8) if case.dropout else None
         self.penalty = torch.zeros(2, self.kernels.tiles) if case.l2 else None
         self.lr = torch.zeros(())
 
@@ -171,6 +169,7 @@ class Steps:
             self.lr,
             scale=0.5 if self.scale is None else self.scale[part],
             mask=None if self.mask is None else self.mask[part],
+            factor=2.0,
             penalty=None if self.penalty is None else self.penalty[int(first > 0)],
         )
 
