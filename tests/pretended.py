@@ -22,6 +22,7 @@ import itertools
 import os
 import threading
 import traceback
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -554,10 +555,10 @@ class _Device(TorchDispatchMode):
             kwargs = _with_generator(known.name, args, kwargs, device)
         return self._launch(func, known, args, kwargs, tensors, indices, device)
 
+    @staticmethod
     def _launch(
-        self,
         func: Any,
-        known: _Operation,
+        known: Any,
         args: Any,
         kwargs: Any,
         tensors: list[Tensor],
@@ -791,6 +792,7 @@ def install() -> None:
     _replace_storages()
     _replace_cuda()
     _replace_autocast()
+    _replace_triton()
     torch._C._set_only_lift_cpu_tensors(True)
     _Device().__enter__()
     run = threading.Thread.run
@@ -929,6 +931,47 @@ def _replace_cuda() -> None:
         setattr(torch.optim.Optimizer, name, nothing)
 
 
+class _Kernel:
+    """A kernel that Triton interprets, as an operation of which every tensor may be written."""
+
+    free = False
+
+    def __init__(self, executor: Any, launch: Callable[..., None]) -> None:
+        self.executor, self.launch, self.name = executor, launch, executor.fn.__name__
+        self._schema = types.SimpleNamespace(name=f"triton::{self.name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        with _disable_current_modes():
+            self.launch(self.executor, *args, **kwargs)
+
+    def written_by(self, args: Any, kwargs: Any) -> list[Tensor]:
+        return _tensors(args, *kwargs.values())
+
+
+def _replace_triton() -> None:
+    """With TRITON_INTERPRET=1, Triton's kernels run on the device; like Triton's own, on the current one alone."""
+    try:
+        from triton.runtime.interpreter import GridExecutor
+    except ImportError:
+        return
+    launch = GridExecutor.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        tensors = _tensors(args, *kwargs.values())
+        indices = [_index_of(t) for t in tensors]
+        if not any(index is not None for index in indices):
+            launch(self, *args, **kwargs)
+            return
+        _alive()
+        if any(index != _current() for index in indices):
+            _dead.append(f"{self.fn.__name__}, launched on cuda:{_current()} with memory of {set(indices)}")
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        kernel: Any = _Kernel(self, launch)
+        _Device._launch(kernel, kernel, args, kwargs, tensors, indices, _current())
+
+    GridExecutor.__call__ = call
+
+
 def _replace_autocast() -> None:
     """What is asked of autocast on CUDA is asked of the CPU's."""
     kind = torch.amp.autocast_mode.autocast
@@ -949,3 +992,7 @@ def _replace_autocast() -> None:
 # ---- the plugin -----------------------------------------------------------------------------------------------------
 def pytest_configure(config: pytest.Config) -> None:
     install()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _graphs.clear()  # those that the traceback of a failed test still holds

@@ -6,6 +6,7 @@ Counted on the pretended device; kernels are estimates read off torch's CUDA sou
 import gc
 import logging
 import math
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from nnlab.validation import ArgumentError
 
 pytestmark = pytest.mark.cuda
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then a step is Triton's kernels, where they have a form of it
 BATCH, GROUP = 4, 3
 N = 2 * GROUP * BATCH + BATCH + 2  # two whole groups, a shorter one, and in it a tail
 
@@ -72,11 +74,11 @@ RECIPES = {
     "plain": Recipe(13),
     "mlp.yaml": Recipe(18, Descent(0.1, 0.9, 1e-4)),
     "mlp_chapter.yaml": Recipe(
-        18, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
+        19, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
     ),
     "adam": Recipe(15, Adam(0.01)),
     "dropout": Recipe(15, dropout=0.5),
-    "l2": Recipe(19, options={"l2": 0.01}),
+    "l2": Recipe(20, options={"l2": 0.01}),
     "weighted": Recipe(13, weighted=True),
     "bf16": Recipe(18, options={"dtype": torch.bfloat16}),
     "three layers": Recipe(19, sizes=(20, 10, 10, 5)),
@@ -121,7 +123,8 @@ def test_a_step_launches_no_more_kernels_than_its_recipe_says(pretended, recipe)
         )
     (recording,) = pretended.live_recordings()
     per_step = {name: count / GROUP for name, count in recording.operations.items()}
-    assert recording.kernels == recipe.kernels * GROUP, per_step
+    kernels = 3 if INTERPRETED and len(recipe.sizes) == 3 else recipe.kernels
+    assert recording.kernels == kernels * GROUP, per_step
 
 
 @each_recipe
@@ -201,20 +204,20 @@ def test_a_recording_that_fails_leaves_all_right_and_warns_once_of_the_cost(pret
     assert torch.cuda.current_stream() is stream
     assert torch.cuda.current_device() == 0
     assert_same_bits(found, expected)
-    (record,) = [record for record in caplog.records if record.name == "nnlab"]
+    (record,) = [record for record in caplog.records if "without a CUDA graph" in record.message]
     assert record.levelno == logging.WARNING
-    assert "without a CUDA graph" in record.message
     assert "times as long" in record.message
 
 
 def test_an_interrupt_while_recording_gives_the_stream_back(monkeypatch):
     recipe, stream = RECIPES["plain"], torch.cuda.current_stream()
     engine, _ = recipe.engine(N, CUDA)
-    order = order_of(N, CUDA)
+    order, product = order_of(N, CUDA), torch.mm
 
-    def interrupt(*_: object, **__: object) -> None:
+    def interrupt(*args: Tensor, **options: Tensor) -> Tensor:
         if torch.cuda.is_current_stream_capturing():
             raise KeyboardInterrupt
+        return product(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(torch, "mm", interrupt)
