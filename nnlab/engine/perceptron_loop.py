@@ -14,6 +14,7 @@ from numba import carray, prange
 from torch import Tensor
 
 from nnlab.engine.compiled import Array, compiled, fetch, on_stack, threads_as_torch
+from nnlab.engine.perceptron import narrow
 from nnlab.networks import PerceptronBank
 
 BLOCK = 16  # terms added in one go: with 8, LLVM unrolls the loop over 8 units and does not vectorise it (1.6 times)
@@ -50,18 +51,6 @@ class Units(NamedTuple):
     bias: Array
     weight_lag: Array
     bias_lag: Array
-
-
-@compiled
-def smallest_size(x: Array) -> int:
-    """The bytes of the smallest dtype: 1 for whole numbers from 0 to 255, 4 where float32 holds every value, else 8."""
-    size = 1
-    for v in x.ravel():
-        if size == 1 and not (0 <= v <= 255 and v == np.floor(v)):
-            size = 4
-        if size == 4 and np.float32(v) != v:
-            return 8
-    return size
 
 
 @compiled
@@ -178,11 +167,11 @@ class CompiledLoop:
 
     def __init__(self, bank: PerceptronBank, x: Tensor, labels: Tensor) -> None:
         n_units, n_features = bank.weight.shape
-        values, first = x.detach().contiguous().numpy(), np.zeros(len(x) + 1, np.uint64)
+        values, first = narrow(x).contiguous().numpy(), np.zeros(len(x) + 1, np.uint64)
         count_blocks(values, first)
         shape = int(first[-1]), BLOCK
         feature = np.zeros(shape, np.uint16 if n_features <= 1 << 16 else np.uint32)
-        value = np.zeros(shape, {1: np.uint8, 4: np.float32, 8: np.float64}[smallest_size(values)])
+        value = np.zeros(shape, values.dtype)
         fill_blocks(values, first, feature, value)
         unit = labels if n_units > 1 else labels - 1
         self._bank, self._samples = bank, Samples(first, feature, value, unit.contiguous().numpy())
