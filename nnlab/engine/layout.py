@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,46 +29,6 @@ class Rows(NamedTuple):
     value: Array
 
 
-class Known(NamedTuple):
-    """What the perceptron's rule knows of each sample.
-
-    Attributes:
-        length: ‖[1, x]‖, (N,) float64.
-        wanted: the unit that it is to excite, (N,) int64; −1 for none.
-    """
-
-    length: Array
-    wanted: Array
-
-
-class Units(NamedTuple):
-    """The state of the units, P at a time, side by side.
-
-    Attributes:
-        weight: (parts, I, P).
-        bias: one number for each unit, (parts P,).
-        weight_lag: Σₛ s Δₛ of the weights.
-        bias_lag: of the biases.
-        norm: at least ‖[w, −θ]‖, float64.
-    """
-
-    weight: Array
-    bias: Array
-    weight_lag: Array
-    bias_lag: Array
-    norm: Array
-
-
-class Limits(NamedTuple):
-    """What x's dtype can hold: ε, the least normal number, the sum and the norms within which rounding is as said."""
-
-    eps: float
-    tiny: float
-    most: float
-    shortest: float
-    longest: float
-
-
 def compiled(function: Any, parallel: bool = False) -> Any:
     """The function compiled, and kept for the next process where there is a folder that can be written."""
     try:
@@ -81,20 +40,6 @@ def compiled(function: Any, parallel: bool = False) -> Any:
 def compiled_in_parallel(function: Any) -> Any:
     """The same, its ``prange`` shared out among numba's threads."""
     return compiled(function, parallel=True)
-
-
-def rows_of(x: Array) -> Rows:
-    """Samples, (N, I), without their zeros where these are half of all numbers or more."""
-    if 2 * np.count_nonzero(x) <= x.size:
-        return without_zeros(x)
-    n, n_features = x.shape
-    return Rows(
-        np.arange(n) * n_features,
-        np.zeros(n, np.int64),
-        np.full(n, n_features),
-        np.arange(n_features, dtype=_kind(n_features)),
-        x.ravel(),
-    )
 
 
 def without_zeros(x: Array) -> Rows:
@@ -110,16 +55,6 @@ def without_zeros(x: Array) -> Rows:
 def _kind(n_features: int) -> Any:
     """The least type of a feature's number."""
     return np.uint16 if n_features <= 1 << 16 else np.uint32
-
-
-def narrow(value: Array) -> Array:
-    """The same numbers in the least type that holds them."""
-    for kind in (np.uint8, np.float32):
-        with np.errstate(invalid="ignore", over="ignore"):
-            narrower = value.astype(kind)
-        if np.array_equal(narrower, value):
-            return narrower
-    return value
 
 
 def to_lanes(tensor: Tensor, width: int) -> Tensor:
@@ -142,16 +77,6 @@ def count(x: Array, terms: Array) -> None:
         for i in range(x.shape[1]):
             nonzero += x[n, i] != 0
         terms[n] = nonzero
-
-
-@compiled
-def measure(x: Array, length: Array) -> None:
-    """‖[1, x]‖ of each sample, (N,)."""
-    for n in range(x.shape[0]):
-        square = 1.0
-        for i in range(x.shape[1]):
-            square += np.float64(x[n, i]) * np.float64(x[n, i])
-        length[n] = math.sqrt(square)
 
 
 @compiled

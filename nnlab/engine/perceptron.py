@@ -97,7 +97,7 @@ class PerceptronEngine:
         """Learn in chunks; after an exception the bank is as the last whole chunk left it."""
         errors, state = [], self._copy()
         try:
-            for part in order.split(learner.chunk):
+            for part in torch.split(order, learner.chunk):
                 errors.append(learner.learn_(part, lr))
                 state = self._copy()
         except BaseException:
@@ -220,7 +220,7 @@ def learner_for(bank: PerceptronBank, x: Tensor, labels: Tensor) -> Learner:
 
 
 def narrow(x: Tensor) -> Tensor:
-    """The same values in the smallest of uint8, float32 and their own dtype that holds them: what is read sets the pace."""
+    """The same values in the smallest of uint8, float32 and their own dtype that holds them."""
     for dtype in (torch.uint8, torch.float32):
         if torch.equal((narrower := x.detach().to(dtype)).to(x.dtype), x):
             return narrower
@@ -229,8 +229,8 @@ def narrow(x: Tensor) -> Tensor:
 
 PLAIN = "the perceptron learns sample by sample in torch, about 200 times slower than compiled"
 ON_CPU = (
-    "the perceptron learns on the CPU: its CUDA kernel needs Triton (pip install triton), a C compiler (such as gcc) and "
-    "at most 2048 features"
+    "the perceptron learns on the CPU: its CUDA kernel needs Triton (pip install triton), a C compiler (such as gcc) "
+    "and at most 2048 features"
 )
 
 

@@ -1,6 +1,5 @@
 """The perceptron's engine against the rule: equal to the last bit on a CPU, and on whole numbers everywhere."""
 
-import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -349,7 +348,7 @@ def test_weights_that_overflow_are_named_and_the_bank_is_as_it_was(device, n):
 def test_a_bank_that_is_not_finite_is_named(value):
     bank = PerceptronBank(2, 3)
     bank.weight[2, 1] = value
-    with pytest.raises(FloatingPointError, match="^the weights of unit 2 were not finite before this call$"):
+    with pytest.raises(FloatingPointError, match=r"^the weights of unit 2 were not finite before this call$"):
         PerceptronEngine(bank, torch.ones(4, 2), torch.zeros(4).long()).run_(torch.arange(4), 1.0)
 
 
@@ -457,5 +456,5 @@ def test_no_samples_change_nothing(device):
     engine = PerceptronEngine(bank, torch.ones(0, 2, device=device), torch.zeros(0, device=device).long())
     assert engine.run_(torch.arange(0, device=device), 1.0).shape == (0, 3)
     assert_same(bank.state_dict(), PerceptronBank(2, 3, device=device).state_dict())
-    with pytest.raises(ArgumentError, match="^order must be empty, there are no samples$"):
+    with pytest.raises(ArgumentError, match=r"^order must be empty, there are no samples$"):
         engine.run_(torch.zeros(1, device=device).long(), 1.0)

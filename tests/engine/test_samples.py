@@ -10,10 +10,8 @@ from nnlab.engine.samples import Dense
 
 pytest.importorskip("numba")
 
-from nnlab.engine.layout import Limits, rows_of, without_zeros
-from nnlab.engine.lockstep import Groups
+from nnlab.engine.layout import without_zeros
 from nnlab.engine.sparse import SparseFirst
-from nnlab.networks import PerceptronBank
 from tests.loops import problem
 
 
@@ -24,17 +22,15 @@ def test_mini_batches_that_do_not_end_on_a_cache_line_are_copied_one_by_one(n_fe
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.8, 1.0])
-@pytest.mark.parametrize("rows", [rows_of, without_zeros], ids=lambda f: f.__name__)
-def test_samples_without_their_zeros_are_the_samples(rows, density):
+def test_samples_without_their_zeros_are_the_samples(density):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(9, 13)) * (generator.random((9, 13)) < density)
-    found = rows(x)
+    found = without_zeros(x)
     for n, sample in enumerate(x):
         again, (at, value_at, terms) = np.zeros(13), (found.where[n], found.first[n], found.terms[n])
         again[found.feature[at : at + terms]] = found.value[value_at : value_at + terms]
         np.testing.assert_array_equal(again, sample)
-    if rows is without_zeros or density < 0.5:
-        assert found.terms.sum() == np.count_nonzero(x)
+    assert found.terms.sum() == np.count_nonzero(x)
 
 
 @pytest.mark.parametrize(("units", "threads", "width"), [(100, 1, 64), (100, 2, 64), (100, 4, 32), (33, 8, 16)])
@@ -51,15 +47,3 @@ class _Samples:
 
     def with_inputs(self, inputs: object) -> object:
         return inputs
-
-
-@pytest.mark.parametrize(
-    ("n_units", "most", "sizes"), [(10, 2, [5, 5]), (10, 1, [10]), (9, 2, [5, 4]), (3, 2, [3]), (33, 2, [17, 16])]
-)
-def test_lanes_to_spare_hold_units_that_are_always_right(n_units, most, sizes):
-    bank = PerceptronBank(6, n_units)
-    groups = Groups(bank, most, Limits(2e-16, 2e-308, 4e307, 1e-150, 1e150))
-    width = len(groups.lanes)
-    for size, weight, bias in zip(sizes, groups.units.weight, groups.units.bias, strict=True):
-        assert not weight.reshape(-1, 6, width).any()
-        np.testing.assert_array_equal(bias, [0] * size + [-1] * (len(bias) - size))
