@@ -97,7 +97,7 @@ class PerceptronEngine:
         """Learn in chunks; after an exception the bank is as the last whole chunk left it."""
         errors, state = [], self._copy()
         try:
-            for part in order.split(learner.chunk):
+            for part in torch.split(order, learner.chunk):
                 errors.append(learner.learn_(part, lr))
                 state = self._copy()
         except BaseException:
@@ -188,9 +188,12 @@ class OnCPU:
 
     def learn_(self, order: Tensor, lr: float) -> Tensor:
         """Learn x[order] in place; returns the errors, (n, K)."""
-        self._copy.load_state_dict(self._bank.state_dict())
+        here, there = self._copy.state_dict().values(), self._bank.state_dict().values()
+        for tensor, value in zip(here, there, strict=True):
+            tensor.copy_(value)
         errors = self._learner.learn_(order.cpu(), lr)
-        self._bank.load_state_dict(self._copy.state_dict())
+        for tensor, value in zip(there, here, strict=True):
+            tensor.copy_(value)
         return errors.to(order.device)
 
 
@@ -205,8 +208,7 @@ def learner_for(bank: PerceptronBank, x: Tensor, labels: Tensor) -> Learner:
 
             return TritonKernel(bank, x, labels)
         except Exception as problem:  # no Triton, no C compiler, or whatever else a compiler raises
-            reason = str(problem).partition("\n")[0] or type(problem).__name__
-            warn_once(f"{ON_CPU}: {reason}")
+            warn_once(f"{ON_CPU}: {str(problem).partition(chr(10))[0] or type(problem).__name__}")
             return OnCPU(bank, x, labels)
     try:
         from nnlab.engine.perceptron_loop import CompiledLoop  # noqa: PLC0415 - numba takes 0.3 s to import
@@ -217,10 +219,18 @@ def learner_for(bank: PerceptronBank, x: Tensor, labels: Tensor) -> Learner:
         return PlainRule(bank, x, labels)
 
 
-PLAIN = "the perceptron learns sample by sample in torch, about 200 times slower"
+def narrow(x: Tensor) -> Tensor:
+    """The same values in the smallest of uint8, float32 and their own dtype that holds them."""
+    for dtype in (torch.uint8, torch.float32):
+        if torch.equal((narrower := x.detach().to(dtype)).to(x.dtype), x):
+            return narrower
+    return x.detach()
+
+
+PLAIN = "the perceptron learns sample by sample in torch, about 200 times slower than compiled"
 ON_CPU = (
-    "the perceptron learns on the CPU, not on the CUDA device, whose kernel needs Triton (pip install triton) and a C "
-    "compiler (such as gcc)"
+    "the perceptron learns on the CPU: its CUDA kernel needs Triton (pip install triton), a C compiler (such as gcc) "
+    "and at most 2048 features"
 )
 
 

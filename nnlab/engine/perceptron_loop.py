@@ -14,6 +14,7 @@ from numba import carray, prange
 from torch import Tensor
 
 from nnlab.engine.compiled import Array, compiled, fetch, on_stack, threads_as_torch
+from nnlab.engine.perceptron import narrow
 from nnlab.networks import PerceptronBank
 
 BLOCK = 16  # terms added in one go: with 8, LLVM unrolls the loop over 8 units and does not vectorise it (1.6 times)
@@ -53,18 +54,6 @@ class Units(NamedTuple):
 
 
 @compiled
-def smallest_size(x: Array) -> int:
-    """The bytes of the smallest dtype: 1 for whole numbers from 0 to 255, 4 where float32 holds every value, else 8."""
-    size = 1
-    for v in x.ravel():
-        if size == 1 and not (0 <= v <= 255 and v == np.floor(v)):
-            size = 4
-        if size == 4 and np.float32(v) != v:
-            return 8
-    return size
-
-
-@compiled
 def count_blocks(x: Array, first: Array) -> None:
     """Write the first block of each sample."""
     for n in range(x.shape[0]):
@@ -86,17 +75,17 @@ def fill_blocks(x: Array, first: Array, feature: Array, value: Array) -> None:
                 j += 1
 
 
-def _change(units: Units, g: int, l: int, step: Any, late: Any, feature: Array, value: Array) -> None:
+def _change(units: Units, g: int, k: int, step: Any, late: Any, feature: Array, value: Array) -> None:
     """Let w −= step x and Σₛ s Δₛ −= late x for one unit; each product and each difference is rounded."""
-    weight, lag, number = units.weight[g], units.weight_lag[g, l], units.bias.dtype.type
-    lanes, lane = np.uint64(units.bias.shape[1]), np.uint64(l)
-    units.bias[g, l] -= step
-    units.bias_lag[g, l] -= late
-    for j in range(len(feature)):
-        for k in range(BLOCK):
-            at, x = lanes * feature[j, k] + lane, number(value[j, k])
+    weight, lag, number = units.weight[g], units.weight_lag[g, k], units.bias.dtype.type
+    lanes, lane = np.uint64(units.bias.shape[1]), np.uint64(k)
+    units.bias[g, k] -= step
+    units.bias_lag[g, k] -= late
+    for block in range(len(feature)):
+        for j in range(BLOCK):
+            at, x = lanes * feature[block, j] + lane, number(value[block, j])
             weight[at] = number(weight[at]) - step * x
-            lag[feature[j, k]] -= late * x
+            lag[feature[block, j]] -= late * x
 
 
 change = compiled(_change)
@@ -127,28 +116,28 @@ def compiled_loop(width: int) -> tuple[Any, Any]:
         for position in range(len(order)):
             if position + AHEAD < len(order):
                 n = order[position + AHEAD]
-                block, count = samples.first[n], samples.first[n + 1] - samples.first[n]
-                fetch(samples.feature, BLOCK * block, BLOCK * count)
-                fetch(samples.value, BLOCK * block, BLOCK * count)
+                begin, count = BLOCK * samples.first[n], BLOCK * (samples.first[n + 1] - samples.first[n])
+                fetch(samples.feature, begin, count)
+                fetch(samples.value, begin, count)
             n = order[position]
             feature = samples.feature[samples.first[n] : samples.first[n + 1]]
             value = samples.value[samples.first[n] : samples.first[n + 1]]
-            for l in range(width):
-                u[l] = units.bias[g, l]
-            for j in range(len(feature)):  # here and not in a function of its own, a call of which costs 1.5 times
-                f, x = feature[j], value[j]
-                for l in range(lanes):
-                    total = u[l]
-                    for k in range(BLOCK):
-                        total += np.float64(x[k]) * weight[lanes * f[k] + l]
-                    u[l] = total
-            for l in range(n_units):
-                high = u[l] >= 0
-                if high != (start + l == samples.unit[n]):
+            for k in range(width):
+                u[k] = units.bias[g, k]
+            for block in range(len(feature)):  # in a function of its own this takes 1.5 times as long
+                f, x = feature[block], value[block]
+                for k in range(lanes):
+                    total = u[k]
+                    for j in range(BLOCK):
+                        total += np.float64(x[j]) * weight[lanes * f[j] + k]
+                    u[k] = total
+            for k in range(n_units):
+                high = u[k] >= 0
+                if high != (start + k == samples.unit[n]):
                     error = gap if high else -gap
-                    errors[position, start + l] = error
+                    errors[position, start + k] = error
                     step = lr * error
-                    change(units, g, l, step, number(met + position) * step, feature, value)
+                    change(units, g, k, step, number(met + position) * step, feature, value)
 
     learn_one = compiled(learn_group)
 
@@ -178,11 +167,11 @@ class CompiledLoop:
 
     def __init__(self, bank: PerceptronBank, x: Tensor, labels: Tensor) -> None:
         n_units, n_features = bank.weight.shape
-        values, first = x.detach().contiguous().numpy(), np.zeros(len(x) + 1, np.uint64)
+        values, first = narrow(x).contiguous().numpy(), np.zeros(len(x) + 1, np.uint64)
         count_blocks(values, first)
         shape = int(first[-1]), BLOCK
         feature = np.zeros(shape, np.uint16 if n_features <= 1 << 16 else np.uint32)
-        value = np.zeros(shape, {1: np.uint8, 4: np.float32, 8: np.float64}[smallest_size(values)])
+        value = np.zeros(shape, values.dtype)
         fill_blocks(values, first, feature, value)
         unit = labels if n_units > 1 else labels - 1
         self._bank, self._samples = bank, Samples(first, feature, value, unit.contiguous().numpy())
@@ -214,7 +203,7 @@ class CompiledLoop:
         else:
             for g in range(n_groups):
                 learn_one(self._samples, order.contiguous().numpy(), units, g, *numbers)
-        learnt = [weight.unflatten(1, (-1, width)).transpose(1, 2), *others]
+        learnt = [weight.view(n_groups, -1, width).transpose(1, 2), *others]
         for tensor, groups in zip(tensors, learnt, strict=True):
             tensor.copy_(groups[:, :size].flatten(0, 1)[:n_units])
         bank.n_samples += len(order)
@@ -226,5 +215,5 @@ def _in_groups(tensor: Tensor, n_groups: int, size: int, width: int) -> Tensor:
     full = tensor.new_zeros(n_groups * size, *tensor.shape[1:])
     full[: len(tensor)] = tensor
     groups = tensor.new_zeros(n_groups, width, *tensor.shape[1:])
-    groups[:, :size] = full.unflatten(0, (n_groups, size))
+    groups[:, :size] = full.view(n_groups, size, *tensor.shape[1:])
     return groups

@@ -1,44 +1,51 @@
 """A process of its own, with TRITON_INTERPRET=1, that compares the Triton kernel with the rule on the CPU.
 
-It prints how many runs were compared, and how many samples were left to the sequential rule.
+It prints how many runs were compared.
 """
 
+import contextlib
+
 import torch
-from torch import Tensor
 
-from nnlab.engine import perceptron, perceptron_triton
-from nnlab.engine.perceptron_triton import Lookahead
-from tests.engine.test_perceptron import assert_learns_as_the_rule, draw_problem, ties
-
-redone: list[Tensor] = []
-error_of = perceptron_triton.sample_error
+from nnlab.engine import perceptron
+from nnlab.engine.perceptron_triton import TritonKernel
+from nnlab.networks import PerceptronBank
+from tests.engine.test_perceptron import a_bank, by_the_rule, differing, draw_problem, ties
 
 
-def counting(x: Tensor, *rest: object) -> Tensor:
-    redone.append(x)
-    return error_of(x, *rest)
+def run(
+    bank: PerceptronBank, x: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, lr: float, whole: bool
+) -> None:
+    """Errors and state are the rule's to the last bit; where numbers are not whole, but for decisions in the bound."""
+    before = a_bank(bank.weight, bank.bias, bank.bipolar)
+    before.load_state_dict(bank.state_dict())
+    error = TritonKernel(bank, x, labels).learn_(order, lr)
+    if whole:
+        expected, state = by_the_rule(before, x[order], labels[order], lr)
+        assert torch.equal(error, expected)
+    else:
+        _, outside, state = differing(before, x[order], labels[order], lr, error)
+        assert outside == 0
+    for name, value in bank.state_dict().items():
+        assert torch.equal(value, state[name]), name
 
 
 def main() -> None:
-    perceptron.compiled_loop = lambda device: Lookahead
-    perceptron_triton.sample_error = counting
+    torch.cuda.device = lambda device: contextlib.nullcontext()  # the tensors are on the CPU
     runs, cpu = 0, torch.device("cpu")
-    for ahead, features in ((1, 4), (8, 16), (32, 256)):
-        perceptron_triton.AHEAD, perceptron_triton.FEATURES = ahead, features
-        for seed, (kind, n_units) in enumerate((("whole", 1), ("tenths", 3), ("any", 4))):
-            dtype, before = (torch.float32, torch.float64)[(ahead + seed) % 2], len(redone)
-            problem = draw_problem(3 * ahead + seed, kind, n_units, dtype, cpu, bool(seed % 2))
-            assert_learns_as_the_rule(*problem)
-            runs += len(problem[3])
-            assert len(redone) == before or kind != "whole"
-    before = len(redone)
-    for (bank, x, _), _ in zip(ties(torch.float32), range(1), strict=False):
-        assert_learns_as_the_rule(bank, x, torch.arange(30) % 3, [torch.arange(15)], 0.1)
-    assert len(redone) > before
-    bank, x, labels, orders, _ = draw_problem(8, "any", 3, torch.float32, cpu, False)
-    bank.weight.mul_(1e38)  # sums of these may overflow in one order and not in another
-    assert_learns_as_the_rule(bank, x, labels, [orders[0][:10]], 1e36)
-    print(runs, len(redone))
+    for seed, (kind, n_units) in enumerate((("whole", 1), ("whole", 3), ("tenths", 3), ("any", 2)) * 2):
+        dtype = (torch.float32, torch.float64)[seed // 4 % 2]
+        bank, x, labels, orders, lr = draw_problem(3 * seed + 1, kind, n_units, dtype, cpu, bool(seed % 2))
+        for order in orders:
+            run(bank, x, labels, order[:20], lr, kind == "whole")
+            runs += 1
+    x = torch.tensor([[255.0], [0.0], [256.0]], dtype=torch.float64)  # one feature, and bytes that are none
+    run(PerceptronBank(1, 2, dtype=torch.float64), x[:2], torch.tensor([0, 1]), torch.tensor([0, 1, 1, 0]), 1.0, True)
+    run(PerceptronBank(1, 2, dtype=torch.float64), x, torch.tensor([0, 1, 0]), torch.tensor([2, 1, 0, 2]), 1.0, True)
+    for (bank, x, labels), _ in zip(ties(torch.float64, cpu), range(2), strict=False):
+        run(bank, x, labels, torch.arange(15), 0.1, False)
+    assert perceptron.narrow(torch.tensor([[256.0]])).dtype == torch.float32
+    print(runs + 4)
 
 
 if __name__ == "__main__":

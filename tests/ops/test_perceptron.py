@@ -112,6 +112,42 @@ def test_the_units_learn_apart_from_each_other(g, dtype, device):
         assert_close(together[1][k : k + 1], alone[1])
 
 
+def left_to_right(x, target, weight, bias, lr, backwards=False):
+    """The rule in Python's own floats, which are float64; updates in the dtype of the weights."""
+    errors = []
+    for x_n, d in zip(x, target, strict=True):
+        y = []
+        for w, b in zip(weight.tolist(), bias.tolist(), strict=True):
+            u = b
+            for w_i, x_i in list(zip(w, x_n.tolist(), strict=True))[:: -1 if backwards else 1]:
+                u = u + w_i * x_i
+            y.append(float(u >= 0))
+        errors.append(torch.tensor(y, dtype=d.dtype) - d)
+        weight, bias = weight - lr * errors[-1][:, None] * x_n, bias - lr * errors[-1]
+    return torch.stack(errors), weight, bias
+
+
+LAYOUTS = {"rows": lambda t: t, "columns": lambda t: t.T.contiguous().T, "strided": lambda t: t.repeat(1, 2)[:, ::2]}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n_units", [1, 3, 10])
+def test_net_inputs_are_summed_from_left_to_right_in_float64(n_units, layout, dtype):
+    others = 0
+    for seed in range(4):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(20, 12, generator=draw).to(dtype) * 2.0 ** torch.randint(-20, 20, (20, 12), generator=draw)
+        x[:, 6:] = 4 * x[:, :6]
+        half = torch.randn(n_units, 6, generator=draw).to(dtype)
+        weight = torch.cat([half, -half / 4], 1)  # w·x is 0 but for rounding
+        target = torch.randint(0, 2, (20, n_units), generator=draw).to(dtype)
+        problem = LAYOUTS[layout](x), target, LAYOUTS[layout](weight), weight.new_zeros(n_units), 1e-30
+        for ours, expected in zip(perceptron_rule(*problem), left_to_right(*problem), strict=True):
+            assert torch.equal(ours, expected)
+        others += int((left_to_right(*problem, backwards=True)[0] != left_to_right(*problem)[0]).sum())
+    assert others > 0  # so the order does show in these problems
+
+
 def test_no_samples_change_nothing(dtype, device):
     x, weight, bias = (torch.ones(s, dtype=dtype, device=device) for s in ((0, 3), (2, 3), (2,)))
     error, new_weight, new_bias = perceptron_rule(x, x[:, :2], weight, bias, 1.0)
