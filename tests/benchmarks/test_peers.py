@@ -1,5 +1,6 @@
 """Every peer computes what ours computes, in float64 where it can."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -42,6 +43,10 @@ def assert_trains_as_ours(make, problem, n=250):
 def test_softmax_and_relu(name):
     # the estimator sums E over a mini-batch: a tail makes a smaller step there
     assert_trains_as_ours(SOFTMAX[name], mlp_problem(torch.float64), 240 if name == "estimator" else 250)
+
+
+def test_momentum():
+    assert_trains_as_ours(torch_models.autograd, replace(mlp_problem(torch.float64), momentum=0.9))
 
 
 @pytest.mark.parametrize("gather", ["before", "in"])
