@@ -80,7 +80,7 @@ class Runner:
         return seconds
 
     def disturbance(self) -> tuple[float, float]:
-        """Return for how long other programs computed in calls of ``seconds`` since the last, and how long these took."""
+        """Return for how long other programs computed during ``seconds`` since the last call, and how long it took."""
         found = self._disturbed, self._timed
         self._disturbed = self._timed = 0.0
         return found

@@ -1,5 +1,6 @@
 """Every peer computes what ours computes, in float64 where it can."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -47,6 +48,10 @@ def test_softmax_and_relu(name):
 @pytest.mark.cuda
 def test_a_step_captured_as_a_cuda_graph():
     assert_trains_as_ours(torch_models.graphed, mlp_problem(torch.float32).to(torch.device("cuda")))
+
+
+def test_momentum():
+    assert_trains_as_ours(torch_models.autograd, replace(mlp_problem(torch.float64), momentum=0.9))
 
 
 @pytest.mark.parametrize("gather", ["before", "in"])

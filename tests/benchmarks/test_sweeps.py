@@ -38,9 +38,17 @@ def run(here, mnist, monkeypatch, capsys) -> Callable[..., list[dict]]:
 
 def test_sizes(run, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    problems, prepare = [], sweeps.prepare
+
+    def spy(session, stack, task, comparison, problem, **options):
+        problems.append((problem.sizes, options["threads"], problem.momentum))
+        return prepare(session, stack, task, comparison, problem, **options)
+
+    monkeypatch.setattr(sweeps, "prepare", spy)
     rows, _ = run("sizes", "--quick", eager=3.0)
     points = [(width, threads, momentum) for width in (100, 512) for threads in (1, 2) for momentum in (0.0, 0.9)]
     assert [(row["width"], row["threads"], row["momentum"]) for row in rows] == points
+    assert problems == [((784, width, 10), threads, momentum) for width, threads, momentum in points]
     assert rows[3]["ours"] == "engine, 784-100-10, 2 threads, momentum"
 
 
@@ -80,15 +88,15 @@ def test_the_ceiling_is_all_dense_products(linear):
 
 
 def test_the_grid(run, monkeypatch):
-    monkeypatch.setattr(sweeps, "WIDTHS", (512, 2048))
+    monkeypatch.setattr(sweeps, "WIDTHS", (1024, 2048))
     monkeypatch.setattr(sweeps, "BATCHES", (100,))
     monkeypatch.setattr(sweeps, "CELL_FLOP", 1e9)
     rows, _ = run("wide", JAX=1.1, floor=0.8, floor_b=0.5)
     assert [row["ours"] for row in rows[::3]] == [
-        f"engine, 784-{sizes}-10, batch 100" for sizes in ("512", "2048", "512-512", "2048-2048")
+        f"engine, 784-{sizes}-10, batch 100" for sizes in ("1024", "2048", "1024-1024", "2048-2048")
     ]
     shares = [row["first_layer_share"] for row in rows[::3]]
-    dense = 2 * 784 * 512, 3 * 512 * 512, 3 * 512 * 10
+    dense = 2 * 784 * 1024, 3 * 1024 * 1024, 3 * 1024 * 10
     assert shares[2] == pytest.approx(dense[0] / sum(dense))
     assert [row["target"] for row in rows[::3]] == [1.2, 1.2, 1.2, 1.0]
     assert ["(missed)" in row["note"] for row in rows[::3]] == [True, True, True, False]
