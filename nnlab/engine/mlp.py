@@ -223,7 +223,7 @@ class MLPEngine:
         self._lr = like.new_zeros(())  # η, where a recording reads it
         self._gradients: list[Tensor] = []
         self._slots: dict[int, list[_Slot]] = {}
-        self._masked = False
+        self._masked, self._factor = False, 1.0  # dropout
         self._made_for: tuple[bool, bool] | None = None  # with dense inputs, with dropout
         self._looked = False  # whether the inputs are sparse
         self._sparse: SparseInputs | None = None
@@ -258,7 +258,7 @@ class MLPEngine:
             return Run(self._new_outputs(0), self._lr.new_empty(0), self._lr.new_empty(0))
         scale, bad_weight = self._scales(order)
         self._check_masks(masks, len(order))
-        self._prepare(update, masks is not None)
+        self._prepare(update, masks)
         start = [tensor.clone() for tensor in self._changed(update)]
         outputs, squares = self._pass_(order, scale, update, masks)
 
@@ -297,7 +297,7 @@ class MLPEngine:
             for start in range(0, n, self._group * size):
                 part = slice(start, min(n, start + self._group * size))
                 slots = self._gather_(order[part], scale[part], masks, part, first)
-                key = len(slots), len(slots[-1].target), self._kind(update)
+                key = len(slots), len(slots[-1].target), self._kind(update), self._factor
                 self._recordings.run(key, partial(self._steps_, slots, update, first))
                 _spread_(outputs[part], self._outputs, size, back=True)
                 torch.sum(self._squares[: len(slots)], 1, out=squares[start // size : start // size + len(slots)])
@@ -313,6 +313,7 @@ class MLPEngine:
                     *(slot.x, slot.target, slot.outputs, self._lr),
                     scale=slot.scale[:, 0],
                     mask=slot.masks[0] if slot.masks else None,
+                    factor=self._factor,
                     penalty=slot.squares if self._l2 else None,
                 )
 
@@ -537,7 +538,8 @@ class MLPEngine:
         if masks is not None:
             for kept, buffer in zip(masks.kept, self._masks, strict=True):
                 _spread_(kept[part], buffer, size)
-                buffer[: len(slots)].mul_(masks.factor)
+                if self._kernels is None:  # which take the factor by itself
+                    buffer[: len(slots)].mul_(masks.factor)
         return slots
 
     def _slots_of(self, n: int) -> list[_Slot]:
@@ -579,7 +581,8 @@ class MLPEngine:
         self._inputs = like.new_empty(g, padded, width)
         self._targets, self._scale = like.new_empty(g, padded, n_out), like.new_empty(g, padded, 1)
         self._outputs = self._by_class(g, padded)
-        self._masks = [like.new_empty(g, padded, o) for o in hidden] if self._masked else []
+        kind = self._dtype if self._kernels is None else torch.uint8
+        self._masks = [like.new_empty(g, padded, o, dtype=kind) for o in hidden] if self._masked else []
         self._squares = self._lr.new_zeros(g, len(self._sizes) if self._kernels is None else self._kernels.tiles)
         self._work = _Work(
             [like.new_empty(size, o) for o in hidden],
@@ -606,7 +609,7 @@ class MLPEngine:
 
     # ---- parameters and state ----------------------------------------------------------------------------------------
 
-    def _prepare(self, update: Update, with_masks: bool) -> None:
+    def _prepare(self, update: Update, masks: Masks | None) -> None:
         """Make the state and the buffers that an update needs."""
         parameters, n = self._parameters, len(self._parameters)
         if not self.state:
@@ -622,7 +625,7 @@ class MLPEngine:
             self._gradients = [torch.empty_like(p) for p in parameters]
             if self._used is not self._parameters:
                 self._low = [torch.empty_like(w) for w in self._used[::2]]
-        self._masked = with_masks
+        self._masked, self._factor = masks is not None, 1.0 if masks is None else masks.factor
         bound = self._kind(update), [t.data_ptr() for t in self.state]
         if bound != self._bound:
             self._bound, self._made_for = bound, None
