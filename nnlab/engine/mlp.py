@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnlab.engine.recording import Recordings
-from nnlab.engine.sparse_layer import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, check_compiled, pays
+from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, check_compiled, pays
 from nnlab.engine.updates import Adam, Descent, Update
 from nnlab.ops import ACTIVATIONS, LOSSES, Activation, Loss, Reduction
 from nnlab.validation import (

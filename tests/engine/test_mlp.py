@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp, sparse_layer
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp, sparse
 from nnlab.networks import mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
 from nnlab.validation import ArgumentError
@@ -41,8 +41,8 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def few_zeros_are_worth_it(monkeypatch):
     """Leave zeros out however small a problem is."""
-    monkeypatch.setattr(sparse_layer, "MIN_INPUTS", 0)
-    monkeypatch.setattr(sparse_layer, "MIN_UNITS", 1)
+    monkeypatch.setattr(sparse, "MIN_INPUTS", 0)
+    monkeypatch.setattr(sparse, "MIN_UNITS", 1)
 
 
 @pytest.fixture
@@ -127,14 +127,14 @@ def test_an_activation_or_a_loss_without_a_form_in_place_is_copied(device, monke
     ids=str,
 )
 def test_zeros_are_left_out_where_that_pays(monkeypatch, sparse_inputs, density, units, dtype, used):
-    monkeypatch.setattr(sparse_layer, "MIN_UNITS", 32)
+    monkeypatch.setattr(sparse, "MIN_UNITS", 32)
     given = classes(torch.float32, hidden=units, density=density)
     given = given._replace(x=given.x.to(dtype), network=given.network.to(dtype))
     engine, _ = engine_of(given, 6)
     engine.run_(order_of(given), PLAIN)
     assert bool(sparse_inputs) == used
     sparse_inputs.clear()
-    monkeypatch.setattr(sparse_layer, "MIN_INPUTS", given.x.numel() + 1)
+    monkeypatch.setattr(sparse, "MIN_INPUTS", given.x.numel() + 1)
     engine, _ = engine_of(given, 6)
     engine.run_(order_of(given), PLAIN)
     assert not sparse_inputs
@@ -458,7 +458,7 @@ def test_every_row_of_the_tables_has_its_forms_in_place():
 )
 def test_samples_in_other_forms_are_the_samples(monkeypatch, form, few, deep, dtype):
     if few > 0.5:
-        monkeypatch.setattr(sparse_layer, "MIN_UNITS", 100)
+        monkeypatch.setattr(sparse, "MIN_UNITS", 100)
     given = problem([41, 8, *deep, 3], "tanh", "softmax_cross_entropy", dtype, "cpu")
     codes = torch.randint(0, 256, given.x.shape, dtype=torch.uint8) * (torch.rand(given.x.shape) < few)
     dense = codes.to(dtype) / 255

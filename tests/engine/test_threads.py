@@ -16,12 +16,12 @@ SETUP = """
 import multiprocessing, threading
 import torch
 from nnlab import Perceptron
-from nnlab.engine import Descent, MLPEngine, mlp, sparse_layer
+from nnlab.engine import Descent, MLPEngine, mlp, sparse
 from nnlab.engine.compiled import threads_are_safe as safe, threads_as_torch as as_torch
 
 x = (torch.rand(60, 40) * (torch.rand(60, 40) < 0.2)).numpy()
 
-sparse_layer.MIN_INPUTS = 1
+sparse.MIN_INPUTS = 1
 network = [torch.rand(32, 40), torch.zeros(32), torch.rand(2, 32), torch.zeros(2)]
 engine = MLPEngine(network, ["relu", "identity"], "softmax_cross_entropy", torch.from_numpy(x), torch.arange(60) % 2)
 

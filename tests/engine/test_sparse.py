@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 
 from nnlab import engine
 from nnlab.engine import Descent, compiled, sparse_kernels
-from nnlab.engine.sparse_layer import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, pays
+from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, pays
 from nnlab.ops import ACTIVATIONS
 from nnlab.validation import ArgumentError
 from tests.loops import Problem, assert_all_close, by_the_loop, problem
@@ -296,7 +296,7 @@ def test_without_numba_or_safe_threads_one_exception_says_so(monkeypatch):
 SECOND = """
 import torch
 from nnlab.engine import sparse_kernels
-from nnlab.engine.sparse_layer import CompiledSteps, SparseInputs, SparseLayer
+from nnlab.engine.sparse import CompiledSteps, SparseInputs, SparseLayer
 x = torch.eye(70)
 inputs = SparseInputs(x)
 SparseLayer(inputs, 70, 10)
