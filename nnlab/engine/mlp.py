@@ -94,7 +94,7 @@ class _Slot(NamedTuple):
     Attributes:
         place: which of the group it is.
         x: (n, I).
-        target: values, or a row of 0 and 1 for a label, (n, K).
+        target: values, or a row of 0 and 1 for a label, (n, K); times −scale where δ is scale (y − t).
         scale: what each sample's error is multiplied by, (n, 1).
         masks: of each hidden layer, (n, O), their factor included; empty without dropout.
         outputs: the network's, (n, K).
@@ -319,43 +319,52 @@ class MLPEngine:
 
     def _step_(self, slot: _Slot, update: Update, first: _First | None) -> None:
         """One mini-batch: forward, δ from the output layer down, each layer's step once its δ has been used."""
-        n, last = len(slot.target), len(self._sizes) - 1
+        n = len(slot.target)
         work = self._work if n == len(self._work.ones) else self._work.first(n)
-        weights, biases, folds = self._used[::2], self._used[1::2], self._folds(update)
         if self._l2:
             torch.stack(torch._foreach_norm(self._parameters_of(first)[::2]), out=slot.squares).square_()
+        inputs, z = self._forward_(slot, work, first)
+        delta = work.delta[-1]
+        if self._loss.is_difference:  # s (y − t), the first factor of eq. 3.11; the target is −s t
+            torch.addcmul(slot.target, self._loss.output(slot.outputs), slot.scale, out=delta)
+        else:
+            target = slot.target.argmax(1) if self._loss.target == "labels" else slot.target
+            gradient = self._loss.backward(slot.outputs.new_ones(()), slot.outputs, target)
+            torch.mul(gradient, slot.scale, out=delta)
 
-        below, inputs, z = slot.x, [], [*work.z, slot.outputs]
-        for k, row in enumerate(self._rows):
-            inputs.append(below)
-            if k == 0 and first is not None:
-                first.layer.net_inputs_(slot.place, first.weight, biases[0], z[0])
-            else:
-                z[k] = _linear(below, weights[k], biases[k], z[k])  # u, eq. 3.1
-            if row.saves == "u":
-                work.u[k].copy_(z[k])
-            _activate_(row, z[k])  # eq. 3.2
-            below = z[k]
-            if slot.masks and k < last:
-                below = torch.mul(z[k], slot.masks[k], out=work.masked[k])
-
-        delta = work.delta[last]
-        _loss_backward_(self._loss, slot.outputs, slot.target, delta)  # the first factor of eq. 3.11
-        delta.mul_(slot.scale)
-        for k in range(last, -1, -1):
-            row = self._rows[k]
-            if slot.masks and k < last:
+        folds = self._folds(update)
+        for k in range(len(self._sizes) - 1, -1, -1):
+            if slot.masks and k < len(self._sizes) - 1:
                 delta.mul_(slot.masks[k])
-            _activation_backward_(row, delta, work.u[k] if row.saves == "u" else z[k])
+            _activation_backward_(self._rows[k], delta, work.u[k] if self._rows[k].saves == "u" else z[k])
             of_layer = delta
             if k > 0:
-                delta = _linear(delta, weights[k].t(), None, work.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
+                delta = _linear(delta, self._used[2 * k].t(), None, work.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
             if folds:
                 self._descend_(k, slot, of_layer, inputs[k], work.ones, update, first)
             else:
                 self._differentiate_(k, slot, of_layer, inputs[k], first)
         if not folds:
             self._apply_(update, first)
+
+    def _forward_(self, slot: _Slot, work: _Work, first: _First | None) -> tuple[list[Tensor], list[Tensor]]:
+        """What each layer is given, and its z before dropout; the outputs into their place."""
+        below, inputs, z = slot.x, [], [*work.z, slot.outputs]
+        for k, row in enumerate(self._rows):
+            weight, bias = self._used[2 * k : 2 * k + 2]
+            inputs.append(below)
+            if row.ramp == 0 and not self._on_cpu:  # ReLU is a form that cuBLAS's product itself may have: one kernel
+                torch._addmm_activation(bias, below, weight.t(), out=z[k])
+            else:
+                if k == 0 and first is not None:
+                    first.layer.net_inputs_(slot.place, first.weight, bias, z[k])
+                else:
+                    z[k] = _linear(below, weight, bias, z[k])  # u, eq. 3.1
+                _activate_(row, z[k], work.u[k])  # eq. 3.2
+            below = z[k]
+            if slot.masks and k < len(slot.masks):
+                below = torch.mul(z[k], slot.masks[k], out=work.masked[k])
+        return inputs, z
 
     # ---- updates -----------------------------------------------------------------------------------------------------
 
@@ -535,6 +544,8 @@ class MLPEngine:
             self._inputs[: len(slots)].flatten(0, 1).copy_(self._dense(index))
         rows = index if self._target.ndim == 2 else self._target[index]
         torch.index_select(self._values, 0, rows, out=self._targets[: len(slots)].flatten(0, 1))
+        if self._kernels is None and self._loss.is_difference:
+            self._targets[: len(slots)].mul_(self._scale[: len(slots)]).neg_()
         if masks is not None:
             for kept, buffer in zip(masks.kept, self._masks, strict=True):
                 _spread_(kept[part], buffer, size)
@@ -826,8 +837,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tens
     return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
-def _activate_(row: Activation, u: Tensor) -> None:
-    """u becomes z = h(u)."""
+def _activate_(row: Activation, u: Tensor, kept: Tensor | None = None) -> None:
+    """u becomes z = h(u); where the backward needs u, a copy is kept."""
+    if kept is not None and row.saves == "u":
+        kept.copy_(u)
     if row.forward_ is not None:
         row.forward_(u)
     else:
@@ -840,15 +853,6 @@ def _activation_backward_(row: Activation, grad_z: Tensor, saved: Tensor) -> Non
         row.backward_(grad_z, saved)
     else:
         grad_z.copy_(row.backward(grad_z, saved))
-
-
-def _loss_backward_(row: Loss, outputs: Tensor, target: Tensor, delta: Tensor) -> None:
-    """The gradient of Σₙ Eₙ by the outputs, into ``delta``; a label is a row of 0 and 1."""
-    if row.backward_ is not None:
-        row.backward_(outputs, target, delta)
-    else:
-        given = target.argmax(1) if row.target == "labels" else target
-        delta.copy_(row.backward(outputs.new_ones(()), outputs, given))
 
 
 def _spread_(values: Tensor, buffer: Tensor, size: int, back: bool = False) -> None:

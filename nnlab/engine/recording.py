@@ -57,7 +57,7 @@ class Recordings:
     def _record(self, function: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
         """A recording of what the function launches, none of which is carried out; None where that fails."""
         before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-        self._stream = self._stream or torch.cuda.Stream()
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         pool = next((other.pool() for other in self._graphs.values() if other is not None), None)
         with _one_at_a_time:
             # a workspace of cuBLAS that another recording allocated may be freed with it: each has its own

@@ -209,9 +209,9 @@ class NeuralNet(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("X_valid and y_valid must be given together, got one of them")
         if X_valid is None:
             return None
-        X_valid = validate_samples(self, X_valid, reset=False)
-        check_consistent_length(X_valid, y_valid)
-        return X_valid
+        samples = validate_samples(self, X_valid, reset=False)
+        check_consistent_length(samples, y_valid)
+        return samples
 
     def _outputs(self, X: Any) -> tuple[Place, Tensor]:
         """The place and the net inputs of the output units, (N, K), for data as the user gave them."""

@@ -5,7 +5,7 @@ their sum. Eₙ is a sum over the outputs: a mean is over samples, where some of
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,8 +38,6 @@ class Loss(NamedTuple):
     bounds: Between | None = None  # of the values of a target
     classifier_units: str = "identity"  # the output units of an estimator that classifies with this loss
     log_probabilities: Callable[[Tensor], Tensor] | None = None  # of classes; without it, y over the sum of all y
-    backward_: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # ∂Σₙ Eₙ/∂logits into its third argument, given
-    # logits and targets (N, K), a label being a row of 0 and 1; without it, the engine copies the result of backward
     is_difference: bool = False  # whether ∂Eₙ/∂u is y − t, y being ``output``, a label being a row of 0 and 1
 
 
@@ -80,7 +78,6 @@ LOSSES["sum_of_squares"] = Loss(
     "values",
     *("Eₙ = ½ Σⱼ (yⱼ − tⱼ)²", "½·({y} − {t})²", "3.10"),
     classifier_units="sigmoid",
-    backward_=lambda y, t, out: torch.sub(y, t, out=out),
     is_difference=True,
 )
 
@@ -120,17 +117,8 @@ LOSSES["binary_cross_entropy"] = Loss(
     output_name="sigmoid",
     output_formula="1 / (1 + e^(−{u}))",
     bounds=Between(0, 1),
-    backward_=lambda u, t, out: torch.sigmoid(u, out=out).sub_(t),
     is_difference=True,
 )
-
-
-def _softmax_(u: Tensor, out: Tensor) -> Tensor:
-    if u.stride(0) == 1:  # a class's logits side by side: see below
-        torch.softmax(u.T, 0, out=out.T)
-    else:
-        torch.softmax(u, 1, out=out)
-    return out
 
 
 @op
@@ -159,10 +147,9 @@ LOSSES["softmax_cross_entropy"] = Loss(
     lambda u, t: functional.cross_entropy(u, t, reduction="none"),
     "labels",
     *("Eₙ = −Σₖ tₖ ln yₖ = ln Σₖ e^uₖ − u of the target's class; not in the chapter", "−{t}·ln {y}"),
-    output=lambda u: torch.softmax(u, 1),
+    output=lambda u: torch.softmax(u.T, 0).T if u.stride(0) == 1 else torch.softmax(u, 1),  # likewise
     output_name="softmax",
     output_formula="e^{u} / ({exponentials})",
     log_probabilities=lambda u: functional.log_softmax(u, 1),
-    backward_=lambda u, t, out: _softmax_(u, out).sub_(t),
     is_difference=True,
 )

@@ -192,13 +192,11 @@ def _written(in_place: Callable[..., Any] | None, pure: Callable[..., Tensor], f
 
 
 def _summed_gradient(loss: ops.Loss, grad_E: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """The gradient of the summed errors by a loss's in-place form, if it has one."""
-    if loss.backward_ is None:
+    """The gradient of the summed errors, y − t where the row says so."""
+    if not loss.is_difference:
         return loss.backward(grad_E, logits, target)
     rows = functional.one_hot(target, logits.shape[1]).to(logits) if loss.target == "labels" else target
-    out = torch.empty_like(logits)
-    loss.backward_(logits, rows, out)
-    return grad_E * out
+    return grad_E * (loss.output(logits) - rows)
 
 
 def _reference(name: str) -> Callable[[Tensor], Tensor]:
