@@ -542,7 +542,7 @@ class _Device(TorchDispatchMode):
             raise NotImplementedError(f"Could not run '{func.name()}' with arguments from the 'CUDA' backend.")
         if here is not None and known.name not in _ANYWHERE:
             _check_devices(known.name, tensors, indices, here)
-        device = here
+        device = indices[0] if known.name == "copy_" else here
         if asked is not None and asked.type in ("cuda", "cpu"):
             kwargs["device"] = torch.device("cpu")
             if asked.type == "cuda":

@@ -155,7 +155,9 @@ class ResidentLoader:
         if indices_wanted:
             return own
         if self._buffers is None:
-            self._buffers = self._images.new_empty(len(own), *self._images.shape[1:]), self._labels.new_empty(len(own))
+            with torch.inference_mode(False):  # or no later epoch could write to them
+                shape = len(own), *self._images.shape[1:]
+                self._buffers = self._images.new_empty(shape), self._labels.new_empty(len(own))
         if self._buffers[0] is not self._images:
             torch.index_select(self._images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])

@@ -30,7 +30,6 @@ def small_groups(pretended, monkeypatch):
     """Mini-batches are recorded in groups of 3, which takes less time than 64."""
     assert 64 <= mlp.GROUP <= 128
     monkeypatch.setattr(mlp, "GROUP", GROUP)
-    gc.collect()
 
 
 class Recipe(NamedTuple):
@@ -158,6 +157,7 @@ def test_a_recording_does_not_grow_with_the_epoch_and_few_are_kept(pretended):
 @pytest.mark.parametrize("recipe", ["plain", "adam", "weighted", "dropout"])
 def test_samples_are_not_held_twice(recipe):
     recipe = RECIPES[recipe]
+    gc.collect()
     n, before = 40 * GROUP * 16, torch.cuda.memory_allocated()
     engine, _ = recipe._replace(sizes=(200, 10, 5)).engine(n, CUDA, batch=16)
     engine.run_(order_of(n, CUDA), recipe.update, recipe.masks(n, CUDA))
