@@ -941,8 +941,7 @@ class _Kernel:
         self._schema = types.SimpleNamespace(name=f"triton::{self.name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        with _disable_current_modes():
-            self.launch(self.executor, *args, **kwargs)
+        self.launch(self.executor, *args, **kwargs)
 
     def written_by(self, args: Any, kwargs: Any) -> list[Tensor]:
         return _tensors(args, *kwargs.values())
@@ -967,7 +966,8 @@ def _replace_triton() -> None:
             _dead.append(f"{self.fn.__name__}, launched on cuda:{_current()} with memory of {set(indices)}")
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         kernel: Any = _Kernel(self, launch)
-        _Device._launch(kernel, kernel, args, kwargs, tensors, indices, _current())
+        with _disable_current_modes():
+            _Device._launch(kernel, kernel, args, kwargs, tensors, indices, _current())
 
     GridExecutor.__call__ = call
 

@@ -7,7 +7,10 @@ import gc
 import logging
 import math
 import os
+import subprocess
+import sys
 import threading
+import warnings
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +31,8 @@ N = 2 * GROUP * BATCH + BATCH + 2  # two whole groups, a shorter one, and in it 
 @pytest.fixture(autouse=True)
 def small_groups(pretended, monkeypatch):
     """Mini-batches are recorded in groups of 3, which takes less time than 64."""
+    if INTERPRETED:
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy, which interprets the kernels, warns of NaN
     assert 64 <= mlp.GROUP <= 128
     monkeypatch.setattr(mlp, "GROUP", GROUP)
 
@@ -70,17 +75,17 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "plain": Recipe(13),
-    "mlp.yaml": Recipe(18, Descent(0.1, 0.9, 1e-4)),
+    "plain": Recipe(8),
+    "mlp.yaml": Recipe(15, Descent(0.1, 0.9, 1e-4)),
     "mlp_chapter.yaml": Recipe(
-        19, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
+        18, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
     ),
-    "adam": Recipe(15, Adam(0.01)),
-    "dropout": Recipe(15, dropout=0.5),
-    "l2": Recipe(20, options={"l2": 0.01}),
-    "weighted": Recipe(13, weighted=True),
-    "bf16": Recipe(18, options={"dtype": torch.bfloat16}),
-    "three layers": Recipe(19, sizes=(20, 10, 10, 5)),
+    "adam": Recipe(12, Adam(0.01)),
+    "dropout": Recipe(12, dropout=0.5),
+    "l2": Recipe(17, options={"l2": 0.01}),
+    "weighted": Recipe(8, weighted=True),
+    "bf16": Recipe(15, options={"dtype": torch.bfloat16}),
+    "three layers": Recipe(12, sizes=(20, 10, 10, 5)),
 }
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
@@ -106,8 +111,8 @@ def assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor], relative: float = 1e-5) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours.cpu() - theirs.cpu()).norm() <= relative * theirs.norm()
+    ours, theirs = (torch.cat([p.cpu().flatten() for p in parameters]) for parameters in (found, expected))
+    assert (ours - theirs).norm() <= relative * theirs.norm()
 
 
 # ---- budgets --------------------------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def test_however_an_epoch_is_cut_the_bits_are_the_same_where_alignment_decides_h
 
 
 @pytest.mark.parametrize("name", ["plain", "adam", "dropout", "bf16"])
-@pytest.mark.parametrize("at", [0, 1, 7, 35])
+@pytest.mark.parametrize("at", [0, 1, 7, 20])
 def test_a_recording_that_fails_leaves_all_right_and_warns_once_of_the_cost(pretended, caplog, name, at):
     recipe, stream = RECIPES[name], torch.cuda.current_stream()
     expected = train(recipe, CUDA)
@@ -282,6 +287,23 @@ def test_the_default_device_changes_nothing(recipe, device):
         assert_same_bits(train(recipe, device), expected)
     finally:
         torch.set_default_device(None)
+
+
+@pytest.mark.slow
+def test_tritons_kernels_pass_the_same_tests():
+    """Interpreted, in a process of its own; bfloat16 and threads are beyond Triton's interpreter."""
+    apart = ("bf16", "threads", "interrupt", "20", "second_card and not plain", "default_device and not plain")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "tests.pretended", __file__]
+    done = subprocess.run(
+        [*command, "-m", "not slow", "-k", " and ".join(f"not ({words})" for words in apart)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
 
 
 # ---- wrong values ---------------------------------------------------------------------------------------------------
