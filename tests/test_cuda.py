@@ -13,7 +13,7 @@ import torch
 from nnlab.data import ResidentLoader
 from nnlab.estimators import Adaline, NeuralNetMLP, NeuralNetRegressor, Perceptron
 from nnlab.networks import MLP, PerceptronBank
-from nnlab.training import LitMLP
+from nnlab.training import KeepOnInterrupt, LitMLP
 from tests.training.runs import digits, fit, trainer
 
 pytestmark = pytest.mark.cuda
@@ -231,3 +231,19 @@ def test_a_mini_batch_of_several_processes_needs_no_question_to_the_others():
         strategy=types.SimpleNamespace(reduce=lambda *_, **__: asked()),
     )
     assert [model._factors(n, k)[0] for k, n in enumerate((5, 5, 3))] == [1.0, 1.0, 3 * 2 / 5]
+
+
+def test_an_interrupt_is_asked_of_several_processes_every_20_steps():
+    asked = []
+    run = types.SimpleNamespace(
+        world_size=2,
+        accumulate_grad_batches=1,
+        is_last_batch=False,
+        global_step=0,
+        strategy=types.SimpleNamespace(reduce_boolean_decision=lambda own, all: asked.append(run.global_step) or own),
+    )
+    callback = KeepOnInterrupt()
+    for k in range(50):
+        run.global_step, run.is_last_batch = k + 1, k == 49
+        callback.on_train_batch_end(run, None, None, None, k)
+    assert asked == [20, 40, 50]

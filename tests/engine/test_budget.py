@@ -17,8 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, mlp
-from nnlab.networks import MLP
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, PerceptronEngine, mlp
+from nnlab.engine import perceptron as perceptron_engine
+from nnlab.networks import MLP, PerceptronBank
 from nnlab.validation import ArgumentError
 
 pytestmark = pytest.mark.cuda
@@ -304,6 +305,51 @@ def test_tritons_kernels_pass_the_same_tests():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
+
+
+# ---- the perceptron -------------------------------------------------------------------------------------------------
+
+
+def perceptron(device: torch.device, n: int = 60, dtype: torch.dtype = torch.float64) -> tuple[PerceptronBank, Any]:
+    g = torch.Generator().manual_seed(0)
+    x, labels = torch.randint(0, 255, (n, 20), generator=g).to(device, dtype), torch.arange(n).to(device) % 3
+    bank = PerceptronBank(20, 3, dtype=dtype, device=device)
+    return bank, PerceptronEngine(bank, x, labels)
+
+
+def test_the_perceptron_is_the_cpus_on_either_card_and_waits_once_a_call(pretended, caplog):
+    perceptron_engine.warn_once.cache_clear()
+    expected, engine = perceptron(CPU)
+    for call in range(3):
+        engine.run_(order_of(60, CPU, call), 1.0)
+    for device in (CUDA, torch.device("cuda", 1)):
+        with pretended.cards(2), caplog.at_level(logging.INFO, "nnlab"):
+            bank, engine = perceptron(device)
+            for call in range(3):
+                order = order_of(60, device, call)
+                with pretended.watch() as seen:
+                    engine.run_(order, 1.0)
+            assert torch.cuda.current_device() == 0
+            assert_same_bits(list(bank.state_dict().values()), list(expected.state_dict().values()))
+    if INTERPRETED:
+        assert seen.syncs.total() == 1, seen.syncs
+        assert seen.operations["learn"] == 1
+        assert not caplog.records
+    else:  # it learns on the CPU: the bank goes there and back, as do the order and the errors
+        assert seen.syncs.total() <= 2 * len(bank.state_dict()) + 3, seen.syncs
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert "the perceptron learns on the CPU" in record.message
+
+
+def test_the_perceptron_has_no_second_copy_of_its_samples_but_a_narrower_one():
+    g = torch.Generator().manual_seed(0)
+    x, labels = torch.randint(0, 255, (3000, 200), generator=g).double().to(CUDA), torch.arange(3000).to(CUDA) % 3
+    before = torch.cuda.memory_allocated()
+    engine = PerceptronEngine(PerceptronBank(200, 3, dtype=torch.float64, device=CUDA), x, labels)
+    engine.run_(torch.arange(10, device=CUDA), 1.0)
+    gc.collect()
+    assert torch.cuda.memory_allocated() - before < x.nbytes / 4
 
 
 # ---- wrong values ---------------------------------------------------------------------------------------------------
