@@ -227,7 +227,7 @@ def narrow(x: Tensor) -> Tensor:
     return x.detach()
 
 
-PLAIN = "the perceptron learns sample by sample in torch, about 200 times slower than compiled"
+PLAIN = "the perceptron learns sample by sample in torch, about 140 times slower than compiled"
 ON_CPU = (
     "the perceptron learns on the CPU: its CUDA kernel needs Triton (pip install triton), a C compiler (such as gcc) "
     "and at most 2048 features"
