@@ -14,7 +14,7 @@ from nnlab.data import ResidentLoader
 from nnlab.estimators import Adaline, NeuralNetMLP, NeuralNetRegressor, Perceptron
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.training import KeepOnInterrupt, LitMLP
-from tests.training.runs import digits, fit, trainer
+from tests.training.runs import digits, fit, in_blocks_of, trainer
 
 pytestmark = pytest.mark.cuda
 CUDA = torch.device("cuda", 0)
@@ -25,6 +25,18 @@ def blobs():
     rng = np.random.RandomState(0)
     y = np.arange(240) % 3
     return (rng.normal(size=(240, 50)) + 2 * y[:, None]).astype(np.float32), y
+
+
+# ---- blocks of mini-batches ------------------------------------------------------------------------------------------
+
+
+def test_a_block_on_cuda_ends_where_an_interrupt_must_have_its_turn(tmp_path, monkeypatch):
+    model, blocks = LitMLP(hidden=[6], in_features=64), []
+    in_blocks_of(2, model, 8, monkeypatch)
+    step = model.training_step
+    monkeypatch.setattr(LitMLP, "training_step", lambda self, batch, k: blocks.append(len(batch)) or step(batch, k))
+    trainer(CUDA, tmp_path).fit(model, digits(37, 8))
+    assert blocks == [37, 21, 5]  # what is left of the epoch at each: blocks of 16, 16 and 5
 
 
 # ---- the mere presence of a GPU -------------------------------------------------------------------------------------
