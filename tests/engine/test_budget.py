@@ -339,6 +339,7 @@ def test_the_perceptron_is_the_cpus_on_either_card_and_waits_once_a_call(pretend
         assert not caplog.records
     else:  # it learns on the CPU: the bank goes there and back, as do the order and the errors
         assert seen.syncs.total() <= 2 * len(bank.state_dict()) + 3, seen.syncs
+        assert seen.operations.total() < 60  # no operation for each of the samples
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert "the perceptron learns on the CPU" in record.message
