@@ -182,19 +182,26 @@ def test_networks_are_made_on_the_default_device(default_cuda):
     assert bank.averaged()[0].device == CUDA
 
 
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
-def test_a_loader_of_either_device_shuffles(default_cuda, place):
-    loader = ResidentLoader(torch.zeros(7, 2, device=place), torch.arange(7, device=place), 3, shuffle=True, seed=1)
+def test_a_loader_of_either_device_yields_the_same_order(default_cuda, place, shuffle):
+    def loader_on(place: str) -> ResidentLoader:
+        return ResidentLoader(
+            torch.zeros(7, 2, device=place), torch.arange(7, device=place), 3, shuffle=shuffle, seed=1
+        )
+
+    loader = loader_on(place)
+    state = loader.state_dict()
+    assert {value.device.type for value in state.values() if isinstance(value, torch.Tensor)} == {"cpu"}
     seen = torch.cat([labels for _, labels in loader])
     assert seen.device.type == place
-    state = loader.state_dict()
     loader.load_state_dict(state)
     loader.yield_indices()
     order = next(iter(loader))
+    assert order.tolist() == seen.tolist()
     assert order.device.type == place
     torch.set_default_device(None)
-    twin = ResidentLoader(torch.zeros(7, 2), torch.arange(7), 3, shuffle=True, seed=1)
-    assert torch.cat([labels for _, labels in twin]).tolist() == seen.tolist()
+    assert torch.cat([labels for _, labels in loader_on("cpu")]).tolist() == seen.tolist()
 
 
 @pytest.mark.parametrize("place", ["cpu", "cuda"])

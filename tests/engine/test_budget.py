@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, PerceptronEngine, mlp
+from nnlab.engine import Adam, Descent, Masks, MLPEngine, NotFiniteError, PerceptronEngine, mlp, sparse
 from nnlab.engine import perceptron as perceptron_engine
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.validation import ArgumentError
@@ -50,10 +50,13 @@ class Recipe(NamedTuple):
     dropout: float = 0.0
     weighted: bool = False
 
-    def engine(self, n: int, device: torch.device, batch: int = BATCH, **more: Any) -> tuple[MLPEngine, list[Tensor]]:
+    def engine(
+        self, n: int, device: torch.device, batch: int = BATCH, zeros: float = 0.0, **more: Any
+    ) -> tuple[MLPEngine, list[Tensor]]:
         g = torch.Generator().manual_seed(0)
         network = MLP(self.sizes, self.activation, generator=g)
         x = torch.rand(n, self.sizes[0], generator=g, device="cpu")
+        x *= torch.rand(x.shape, generator=g, device="cpu") >= zeros
         labels = torch.randint(0, self.sizes[-1], (n,), generator=g, device="cpu")
         target = labels if self.loss == "softmax_cross_entropy" else torch.eye(self.sizes[-1], device="cpu")[labels]
         weight = {"sample_weight": torch.rand(n, generator=g, device="cpu")} if self.weighted else {}
@@ -288,6 +291,25 @@ def test_the_default_device_changes_nothing(recipe, device):
         assert_same_bits(train(recipe, device), expected)
     finally:
         torch.set_default_device(None)
+
+
+@pytest.mark.slow  # numba compiles
+def test_the_default_device_changes_nothing_for_samples_with_many_zeros(monkeypatch):
+    monkeypatch.setattr(sparse, "MIN_INPUTS", 0)
+    monkeypatch.setattr(sparse, "MIN_UNITS", 1)
+    for recipe in (RECIPES["mlp.yaml"], RECIPES["three layers"]):
+        found = []
+        for default in (None, "cuda"):
+            torch.set_default_device(default)
+            try:
+                engine, parameters = recipe.engine(N, CPU, zeros=0.9)
+                for call in range(2):
+                    engine.run_(order_of(N, CPU, call), recipe.update)
+                engine.outputs()
+            finally:
+                torch.set_default_device(None)
+            found.append(parameters)
+        assert_same_bits(*found)
 
 
 @pytest.mark.slow
