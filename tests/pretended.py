@@ -195,6 +195,7 @@ class Stream:
     def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
         self.device = torch.device("cuda", _index(device))
         self.device_index, self.stream_id = self.device.index, next(_stream_names)
+        self.pooled = self.device_index, self.stream_id % 32  # torch hands the same 32 streams out again and again
         self.now = self.host_saw = 0  # operations launched, and how many of them the host has waited for
         self.saw: dict[Stream, int] = {}
         _streams.add(self)
@@ -267,7 +268,7 @@ class _Pool(list[Any]):
     """What recordings allocated; kept alive by their graphs."""
 
 
-_workspaces: dict[Stream, _Workspace] = {}
+_workspaces: dict[tuple[int, int], _Workspace] = {}
 _pools: weakref.WeakValueDictionary[int, _Pool] = weakref.WeakValueDictionary()
 _pool_names = itertools.count()
 
@@ -571,9 +572,9 @@ def _carry_out(name: str, function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _use_workspace(stream: Stream, recording: _Recording | None) -> None:
-    workspace = _workspaces.get(stream)
+    workspace = _workspaces.get(stream.pooled)
     if workspace is None:
-        workspace = _workspaces[stream] = _Workspace()
+        workspace = _workspaces[stream.pooled] = _Workspace()
         if recording is not None:
             recording.pool.append(workspace)
     if recording is not None:

@@ -252,17 +252,17 @@ def test_an_engine_outlives_another_and_its_workspaces(name):
     expected = train(recipe, CUDA, calls=6)
     first, _ = recipe.engine(N, CUDA)
     second, parameters = recipe.engine(N, CUDA)
-    third = None
+    for call in range(3):
+        first.run_(order_of(N, CUDA, call), falling(recipe.update, call))
+    others = [torch.cuda.Stream() for _ in range(31)]  # of which torch has 32: the next is the first engine's
     for call in range(6):
-        for engine in (first, second, third):
-            if engine is not None:
-                engine.run_(order_of(N, CUDA, call), falling(recipe.update, call))
+        second.run_(order_of(N, CUDA, call), falling(recipe.update, call))
         if call == 2:
-            first = None
+            del first, others
             gc.collect()
             torch._C._cuda_clearCublasWorkspaces()  # as Lightning does when a trainer has ended
             torch.cuda.empty_cache()
-            third, _ = recipe.engine(N, CUDA)
+            train(recipe, CUDA)
     assert_same_bits(parameters, expected)
 
 
