@@ -208,9 +208,11 @@ def test_a_loader_of_either_device_yields_the_same_order(default_cuda, place, sh
 @pytest.mark.parametrize(
     "model",
     [
-        NeuralNetMLP(epochs=2, seed=1, dropout=0.1),
-        NeuralNetMLP(epochs=2, seed=1, optimizer="adam", loss="softmax_cross_entropy", class_weight="balanced"),
-        NeuralNetRegressor(epochs=2, seed=1),
+        NeuralNetMLP(epochs=2, seed=1, minibatch_size=60, dropout=0.1),
+        NeuralNetMLP(
+            epochs=2, seed=1, minibatch_size=60, optimizer="adam", loss="softmax_cross_entropy", class_weight="balanced"
+        ),
+        NeuralNetRegressor(epochs=2, seed=1, minibatch_size=60, eta=1e-4),
         Perceptron(n_iter=2, average=True),
         Adaline(n_iter=2),
     ],

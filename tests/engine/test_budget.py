@@ -163,11 +163,11 @@ def test_a_recording_does_not_grow_with_the_epoch_and_few_are_kept(pretended):
     assert max(recording.kernels for recording in recordings) <= recipe.kernels * GROUP
 
 
-@pytest.mark.parametrize("recipe", ["plain", "adam", "weighted", "dropout"])
+@pytest.mark.parametrize("recipe", ["plain", "adam"])
 def test_samples_are_not_held_twice(recipe):
     recipe = RECIPES[recipe]
     gc.collect()
-    n, before = 40 * GROUP * 16, torch.cuda.memory_allocated()
+    n, before = 20 * GROUP * 16, torch.cuda.memory_allocated()
     engine, _ = recipe._replace(sizes=(200, 10, 5)).engine(n, CUDA, batch=16)
     engine.run_(order_of(n, CUDA), recipe.update, recipe.masks(n, CUDA))
     gc.collect()
