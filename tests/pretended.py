@@ -129,8 +129,8 @@ def _sync(what: str) -> None:
     if recording is not None:
         recording.broken = what
         raise torch.AcceleratorError(f"CUDA error: operation not permitted when stream is capturing: {what}")
-    for stream in _streams:
-        _host_saw[stream] = stream.now
+    for stream in list(_streams):
+        stream.host_saw = stream.now
     if _watching:
         frames = [f for f in traceback.extract_stack(limit=40) if "/tests/pretended" not in f.filename]
         ours = [f for f in frames if "/nnlab/" in f.filename and "site-packages" not in f.filename] or frames
@@ -154,12 +154,11 @@ _dead: list[str] = []
 @contextlib.contextmanager
 def cards(n: int) -> Iterator[None]:
     """Let there be n devices."""
-    _cards.append(n)
-    _cards[0], before = n, _cards[0]
+    _cards.insert(0, n)
     try:
         yield
     finally:
-        _cards[:] = [before]
+        _cards.pop(0)
 
 
 def revive() -> None:
@@ -195,34 +194,23 @@ class Stream:
 
     def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
         self.device = torch.device("cuda", _index(device))
-        self.device_index, self.stream_id, self.now = self.device.index, len(_streams), 0
+        self.device_index, self.stream_id = self.device.index, next(_stream_names)
+        self.now = self.host_saw = 0  # operations launched, and how many of them the host has waited for
         self.saw: dict[Stream, int] = {}
-        _streams.append(self)
+        _streams.add(self)
 
     def wait_stream(self, other: Stream) -> None:
         for stream, now in (*other.saw.items(), (other, other.now)):
             self.saw[stream] = max(now, self.saw.get(stream, 0))
 
-    def record_event(self, event: Event | None = None) -> Event:
-        event = event or Event()
-        event.record(self)
-        return event
-
-    def wait_event(self, event: Event) -> None:
-        for stream, now in event.saw.items():
-            self.saw[stream] = max(now, self.saw.get(stream, 0))
-
     def synchronize(self) -> None:
         _sync("stream.synchronize")
-
-    def query(self) -> bool:
-        return True
 
     def uses(self, memory: _Memory, writes: bool) -> None:
         """Note the use of a storage, and raise where another stream may not be done with it."""
         others = [tuple(memory.wrote), *(memory.read.items() if writes else ())]
         for stream, when in others:
-            if stream in (None, self) or max(self.saw.get(stream, 0), _host_saw.get(stream, 0)) >= when:
+            if stream in (None, self) or max(self.saw.get(stream, 0), stream.host_saw) >= when:
                 continue
             raise RuntimeError(f"pretended: stream {self.stream_id} uses memory that {stream.stream_id} may use")
         if writes:
@@ -232,31 +220,8 @@ class Stream:
             memory.read[self] = self.now
 
 
-class Event:
-    """What a stream had done when it was recorded."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.saw: dict[Stream, int] = {}
-
-    def record(self, stream: Stream | None = None) -> None:
-        stream = stream or current_stream()
-        self.saw = {**stream.saw, stream: stream.now}
-
-    def wait(self, stream: Stream | None = None) -> None:
-        (stream or current_stream()).wait_event(self)
-
-    def synchronize(self) -> None:
-        _sync("event.synchronize")
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, other: Event) -> float:
-        return 0.0
-
-
-_streams: list[Stream] = []
-_host_saw: dict[Stream, int] = {}
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+_stream_names = itertools.count()
 _default_streams: dict[int, Stream] = {}
 
 
@@ -893,7 +858,7 @@ def _replace_cuda() -> None:
 
     replaced = {
         **dict.fromkeys(("_lazy_init", "empty_cache", "ipc_collect", "reset_peak_memory_stats", "init"), nothing),
-        **{name: globals()[name] for name in ("Stream", "Event", "CUDAGraph", "current_stream", "default_stream")},
+        **{name: globals()[name] for name in ("Stream", "CUDAGraph", "current_stream", "default_stream")},
         **{name: globals()[name] for name in ("set_stream", "graph_pool_handle", "memory_allocated")},
         **dict.fromkeys(("max_memory_allocated", "memory_reserved", "max_memory_reserved"), memory_allocated),
         "is_available": lambda: True,
@@ -941,8 +906,7 @@ class _Kernel:
         self._schema = types.SimpleNamespace(name=f"triton::{self.name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        with _disable_current_modes():
-            self.launch(self.executor, *args, **kwargs)
+        self.launch(self.executor, *args, **kwargs)
 
     def written_by(self, args: Any, kwargs: Any) -> list[Tensor]:
         return _tensors(args, *kwargs.values())
@@ -967,7 +931,8 @@ def _replace_triton() -> None:
             _dead.append(f"{self.fn.__name__}, launched on cuda:{_current()} with memory of {set(indices)}")
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         kernel: Any = _Kernel(self, launch)
-        _Device._launch(kernel, kernel, args, kwargs, tensors, indices, _current())
+        with _disable_current_modes():
+            _Device._launch(kernel, kernel, args, kwargs, tensors, indices, _current())
 
     GridExecutor.__call__ = call
 

@@ -13,8 +13,8 @@ import torch
 from nnlab.data import ResidentLoader
 from nnlab.estimators import Adaline, NeuralNetMLP, NeuralNetRegressor, Perceptron
 from nnlab.networks import MLP, PerceptronBank
-from nnlab.training import LitMLP
-from tests.training.runs import digits, fit, trainer
+from nnlab.training import KeepOnInterrupt, LitMLP
+from tests.training.runs import digits, fit, in_blocks_of, trainer
 
 pytestmark = pytest.mark.cuda
 CUDA = torch.device("cuda", 0)
@@ -25,6 +25,18 @@ def blobs():
     rng = np.random.RandomState(0)
     y = np.arange(240) % 3
     return (rng.normal(size=(240, 50)) + 2 * y[:, None]).astype(np.float32), y
+
+
+# ---- blocks of mini-batches ------------------------------------------------------------------------------------------
+
+
+def test_a_block_on_cuda_ends_where_an_interrupt_must_have_its_turn(tmp_path, monkeypatch):
+    model, blocks = LitMLP(hidden=[6], in_features=64), []
+    in_blocks_of(2, model, 8, monkeypatch)
+    step = model.training_step
+    monkeypatch.setattr(LitMLP, "training_step", lambda self, batch, k: blocks.append(len(batch)) or step(batch, k))
+    trainer(CUDA, tmp_path).fit(model, digits(37, 8))
+    assert blocks == [37, 21, 5]  # what is left of the epoch at each: blocks of 16, 16 and 5
 
 
 # ---- the mere presence of a GPU -------------------------------------------------------------------------------------
@@ -170,19 +182,26 @@ def test_networks_are_made_on_the_default_device(default_cuda):
     assert bank.averaged()[0].device == CUDA
 
 
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
-def test_a_loader_of_either_device_shuffles(default_cuda, place):
-    loader = ResidentLoader(torch.zeros(7, 2, device=place), torch.arange(7, device=place), 3, shuffle=True, seed=1)
+def test_a_loader_of_either_device_yields_the_same_order(default_cuda, place, shuffle):
+    def loader_on(place: str) -> ResidentLoader:
+        return ResidentLoader(
+            torch.zeros(7, 2, device=place), torch.arange(7, device=place), 3, shuffle=shuffle, seed=1
+        )
+
+    loader = loader_on(place)
+    state = loader.state_dict()
+    assert {value.device.type for value in state.values() if isinstance(value, torch.Tensor)} == {"cpu"}
     seen = torch.cat([labels for _, labels in loader])
     assert seen.device.type == place
-    state = loader.state_dict()
     loader.load_state_dict(state)
     loader.yield_indices()
     order = next(iter(loader))
+    assert order.tolist() == seen.tolist()
     assert order.device.type == place
     torch.set_default_device(None)
-    twin = ResidentLoader(torch.zeros(7, 2), torch.arange(7), 3, shuffle=True, seed=1)
-    assert torch.cat([labels for _, labels in twin]).tolist() == seen.tolist()
+    assert torch.cat([labels for _, labels in loader_on("cpu")]).tolist() == seen.tolist()
 
 
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
@@ -231,3 +250,19 @@ def test_a_mini_batch_of_several_processes_needs_no_question_to_the_others():
         strategy=types.SimpleNamespace(reduce=lambda *_, **__: asked()),
     )
     assert [model._factors(n, k)[0] for k, n in enumerate((5, 5, 3))] == [1.0, 1.0, 3 * 2 / 5]
+
+
+def test_an_interrupt_is_asked_of_several_processes_every_20_steps():
+    asked = []
+    run = types.SimpleNamespace(
+        world_size=2,
+        accumulate_grad_batches=1,
+        is_last_batch=False,
+        global_step=0,
+        strategy=types.SimpleNamespace(reduce_boolean_decision=lambda own, all: asked.append(run.global_step) or own),
+    )
+    callback = KeepOnInterrupt()
+    for k in range(50):
+        run.global_step, run.is_last_batch = k + 1, k == 49
+        callback.on_train_batch_end(run, None, None, None, k)
+    assert asked == [20, 40, 50]

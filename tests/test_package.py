@@ -90,7 +90,11 @@ def test_what_is_imported_is_required_and_what_is_required_is_imported():
         for distribution in distributions[name][:1]
     }
     assert requirements().keys() <= found
-    assert found - requirements("fast", "export").keys() <= {"llvmlite", "scipy", "triton"}  # numba's, scikit-learn's, torch's
+    assert found - requirements("fast", "export").keys() <= {
+        "llvmlite",
+        "scipy",
+        "triton",
+    }  # numba's, scikit-learn's, torch's
 
 
 def test_the_pinned_versions_are_allowed_and_an_upper_bound_is_the_next_minor_release():

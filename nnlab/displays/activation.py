@@ -41,7 +41,7 @@ class ActivationDisplay(Display):
         check_choice("name", name, ACTIVATIONS)
         check_positive("limit", limit)
         check_at_least("n_points", n_points, 2)
-        u = torch.linspace(-limit, limit, n_points, dtype=torch.float64)
+        u = torch.linspace(-limit, limit, n_points, dtype=torch.float64, device="cpu")
         row = ACTIVATIONS[name]
         z = row.forward(u)
         slope = row.backward(torch.ones_like(u), u if row.saves == "u" else z)

@@ -87,7 +87,7 @@ def _compiling() -> Iterator[None]:
 
 def _aligned(*shape: int, dtype: torch.dtype) -> Array:
     """Zeros that begin on a cache line, which NumPy's need not."""
-    zeros: Array = torch.zeros(*shape, dtype=dtype).numpy()
+    zeros: Array = torch.zeros(*shape, dtype=dtype, device="cpu").numpy()
     return zeros
 
 
@@ -138,7 +138,7 @@ class SparseInputs:
 
     @property
     def _float(self) -> Any:
-        return torch.empty(0, dtype=self.dtype).numpy().dtype
+        return torch.empty(0, dtype=self.dtype, device="cpu").numpy().dtype
 
     def replace_(self, x: Tensor | csr_array) -> None:
         """Take other samples of the same kind and shape into the same memory, which grows where it must."""
@@ -281,15 +281,15 @@ class _Sorted:
         pair, entries = inputs.entries
         total = int(begin[-1])
         if len(self.where) < total:
-            self.where = torch.empty(total + total // 8, dtype=torch.uint32).numpy()
+            self.where = torch.empty(total + total // 8, dtype=torch.uint32, device="cpu").numpy()
         if inputs.coded:
             self.values = inputs.table
         elif self.values.ndim == 1 or len(self.values) < len(self.where):
-            self.values = torch.empty(len(self.where), 2, dtype=inputs.dtype).numpy()
+            self.values = torch.empty(len(self.where), 2, dtype=inputs.dtype, device="cpu").numpy()
         size = (len(starts), blocks, inputs.n_pairs + 1)
         n = size[0] * size[1] * size[2]
         if len(self._start) < n:
-            self._start = torch.empty(n, dtype=torch.uint64).numpy()
+            self._start = torch.empty(n, dtype=torch.uint64, device="cpu").numpy()
         start = self._start[:n].reshape(size)
         self._k.sort_blocks(
             inputs.first,
@@ -331,8 +331,8 @@ class SparseLayer:
         self._space = _aligned(parts, n, self._k.P, dtype=inputs.dtype)
         self._none = np.empty((parts, 0, self._k.P), self._space.dtype)
         with _compiling():  # here, where a failure can still be met
-            self.gather_(torch.empty(0, dtype=torch.int64))
-            like = torch.empty(0, dtype=inputs.dtype)
+            self.gather_(torch.empty(0, dtype=torch.int64, device="cpu"))
+            like = torch.empty(0, dtype=inputs.dtype, device="cpu")
             with self.packed(like.new_zeros(n_units, inputs.shape[1])) as (weight,):
                 u = like.new_zeros(0, n_units)
                 self._net_inputs(np.zeros((1, inputs.n_pairs + 1), np.uint64), weight, like.new_zeros(n_units), u)
@@ -480,10 +480,10 @@ class CompiledSteps:
         )
         self._threads: dict[tuple[bool, int, bool], _Threads] = {}  # of each kind of run
         with _compiling():  # here, where a failure can still be met
-            like = torch.empty(0, dtype=dtype)
+            like = torch.empty(0, dtype=dtype, device="cpu")
             shapes = (n_units, inputs.shape[1]), (n_units,), (n_outputs, n_units), (n_outputs,)
             parameters = [like.new_zeros(shape) for shape in shapes]
-            self.outputs_(parameters, like.new_empty(n_outputs, 0), torch.empty(0, dtype=torch.int64))
+            self.outputs_(parameters, like.new_empty(n_outputs, 0), torch.empty(0, dtype=torch.int64, device="cpu"))
 
     @staticmethod
     def supports(sizes: Sequence[int], activations: Sequence[str], loss: str) -> bool:
@@ -515,7 +515,7 @@ class CompiledSteps:
         steps = _step(lr, momentum, decay + l2, dtype), _step(lr, momentum, decay, dtype)
         rate = dtype.type(1 if momentum else -lr)
         outputs = parameters[0].new_empty(self._sizes[1], len(order))
-        penalties = torch.zeros(-(-len(order) // self.batch_size), dtype=torch.float64)
+        penalties = torch.zeros(-(-len(order) // self.batch_size), dtype=torch.float64, device="cpu")
         settings = (*steps, rate, l2 > 0)
         with self._packed(parameters, velocity if momentum else ()) as packed:
             self._run(True, packed, settings, order, scale.numpy(), self.batch_size, outputs, penalties)
@@ -524,10 +524,10 @@ class CompiledSteps:
     def outputs_(self, parameters: Sequence[Tensor], outputs: Tensor, order: Tensor | None = None) -> None:
         """Write the network's outputs into ``outputs``, (K, n): of all samples, or of those in ``order``."""
         dtype = self._space[0].dtype
-        order = torch.arange(self.inputs.shape[0]) if order is None else order
+        order = torch.arange(self.inputs.shape[0], device="cpu") if order is None else order
         settings = (_step(0, 0, 0, dtype), _step(0, 0, 0, dtype), dtype.type(0), False)
         with self._packed(parameters, (), keep=False) as packed:
-            none = torch.empty(0, dtype=torch.float64)
+            none = torch.empty(0, dtype=torch.float64, device="cpu")
             scale = np.empty(0, dtype)
             self._run(False, packed, settings, order, scale, OUTPUTS_AT_ONCE, outputs, none)
 
