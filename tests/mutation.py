@@ -1,8 +1,8 @@
-"""Mutation run over nnlab's mathematics: ``python -m tests.mutation --seed 0 --count 300``.
+"""Mutation run over nnlab's mathematics or its engine: ``python -m tests.mutation --seed 0 --count 300``.
 
-Each mutant is one change in one place of ``nnlab.ops``, ``nnlab.networks`` or ``nnlab.autograd``; the fast tests of
-these run on it in a process of its own, and the mutants that no test saw are printed. The draw depends on the seed and
-the code alone.
+Each mutant is one change in one place of ``nnlab.ops``, ``nnlab.networks`` or ``nnlab.autograd``, or with ``--engine``
+of ``nnlab.engine``; the fast tests of these run on it in a process of its own, those of the engine on the pretended
+CUDA device too, and the mutants that no test saw are printed. The draw depends on the seed and the code alone.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -31,6 +32,8 @@ FILES = [*sorted((ROOT / "nnlab/ops").glob("[!_]*.py")), ROOT / "nnlab/networks.
 OTHERS = ("linear", "activations", "losses", "perceptron", "conventions")
 TESTS = [[f"tests/ops/test_{name}.py" for name in OTHERS]]
 TESTS += [["tests/test_networks.py"], ["tests/test_autograd.py"], ["tests/ops/test_gradients.py"]]
+ENGINE = ("updates", "checks", "recording", "mlp", "sparse", "sparse_kernels", "perceptron", "perceptron_loop")
+COMPILED = ("sparse_kernels", "perceptron_loop")  # by numba, whose cache does not see a change of what is called
 OPERATORS: dict[type, list[type]] = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult], ast.Pow: [ast.Mult],
     ast.Mod: [ast.FloorDiv], ast.FloorDiv: [ast.Mult], ast.And: [ast.Or], ast.Or: [ast.And],
@@ -160,6 +163,8 @@ def run(mutant: Mutant) -> int:
         "not slow and not cuda",
         "--no-header",
     ]
+    if "/engine/" in str(mutant.file):
+        os._exit(engine_tests(mutant.file.stem, options))
     try:
         oracles = importlib.import_module("tests.ops.oracles")
         for operation in oracles.OPERATIONS.values():
@@ -172,10 +177,35 @@ def run(mutant: Mutant) -> int:
     os._exit(0)
 
 
+def engine_tests(name: str, options: list[str]) -> int:
+    """Run the tests of an engine's module; 0 if they all pass."""
+    if name in COMPILED:
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()
+    kind = (
+        "perceptron"
+        if "perceptron" in name
+        else "sparse"
+        if "sparse" in name
+        else "updates"
+        if name == "updates"
+        else ""
+    )
+    tests = [
+        f"tests/engine/test_{name}.py" for name in ([kind] if kind else []) + ([] if kind == "perceptron" else ["mlp"])
+    ]
+    if pytest.main([*options, *tests]):
+        return 1
+    on_cuda = [*tests, "tests/engine/test_budget.py"] if name not in COMPILED and kind != "sparse" else []
+    here = options.index("not slow and not cuda")
+    cuda = [*options[:here], "not slow and cuda", *options[here + 1 :], "-p", "tests.pretended"]
+    return int(bool(on_cuda) and bool(pytest.main([*cuda, *on_cuda])))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--engine", action="store_true", help="mutate nnlab.engine")
     parser.add_argument("--only", type=int, nargs="*", metavar="NUMBER", help="mutants of the draw, from 0")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -183,7 +213,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.func.hessian(lambda x: torch.vmap(lambda x: x.tanh())(x).sum())(torch.ones(2))  # what torch loads once
-    counts = [(file, len(list(sites(ast.parse(file.read_text(encoding="utf-8")), [])))) for file in FILES]
+    files = [ROOT / f"nnlab/engine/{name}.py" for name in ENGINE] if options.engine else FILES
+    counts = [(file, len(list(sites(ast.parse(file.read_text(encoding="utf-8")), [])))) for file in files]
     possible = [(file, k) for file, n in counts for k in range(n)]
     drawn = random.Random(options.seed).sample(possible, min(options.count, len(possible)))
     print(f"{len(drawn)} of {len(possible)} mutants", flush=True)

@@ -1,7 +1,8 @@
 """An epoch of the multi-layer perceptron, in place, on samples that stay where the arithmetic is done.
 
-Read it top to bottom: what updates the parameters, what an engine is given, the loop over mini-batches, one step.
-The step is the mathematics of ``nnlab.networks``; nothing is recorded for autograd, and no step allocates memory.
+It reads in the order of a call: ``run_``, the loop over mini-batches (``_pass_``), a mini-batch (``_step_``), then what
+these need: samples, buffers, state, checks. The step is the mathematics of ``nnlab.networks`` in buffers that are made
+once; nothing is recorded for autograd.
 """
 
 from __future__ import annotations
@@ -16,122 +17,65 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnlab.engine.checks import (
+    all_zero,
+    check_masks,
+    check_network,
+    check_state,
+    check_target,
+    check_weight,
+    checked_inputs,
+    checked_order,
+    form,
+    out_of_range,
+)
 from nnlab.engine.recording import Recordings
 from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, check_compiled, pays
-from nnlab.engine.updates import Adam, Descent, Update
-from nnlab.ops import ACTIVATIONS, LOSSES, Activation, Loss, Reduction
-from nnlab.validation import (
-    ArgumentError,
-    check_at_least,
-    check_choice,
-    check_labels,
-    check_not_negative,
-    check_positive,
-    check_sample_weight,
-    check_tensors,
-)
+from nnlab.engine.updates import Adam, Descent, Masks, NotFiniteError, Run, Update
+from nnlab.ops import ACTIVATIONS, LOSSES, Activation, Reduction
+from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative
 
 if TYPE_CHECKING:
     from nnlab.engine.triton_step import TritonStep
 
 logger = logging.getLogger("nnlab")
 
-GROUP_BYTES = 2 << 20  # of gathered samples on a CPU: they stay in the cache until they are used
-GROUP = 64  # mini-batches gathered at once at most, and recorded at once on a CUDA device
+GROUP = (
+    64  # mini-batches gathered, and on a CUDA device recorded, at once: 1.12 times as fast as one by one for batches
+)
+# of 100 (784-100-10, one CPU thread), twice as fast for batches of 1
+GROUP_BYTES = 2 << 20  # of gathered samples at most on a CPU: they stay in the cache until they are used
 AT_ONCE = 1024  # samples of a forward pass alone: what lies between two layers stays in the cache
 
-
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build of torch
-ONEDNN_FROM = 1 << 22  # products, N I O; of fewer, a buffer of our own is as fast
+ONEDNN_FROM = 1 << 22  # products, N I O; of fewer, a product into a buffer is as fast
 
 
-class Masks(NamedTuple):
-    """Dropout of a call: which outputs of each hidden layer are kept, uint8 (n, O) of 0 and 1, and the factor on them.
+class _Batch(NamedTuple):
+    """A mini-batch of n samples: views of the buffers, (n, …). Those from ``z`` on are shared by all mini-batches."""
 
-    The factor is 1 / (1 − p), where p is the chance of an output to be left out.
-    """
-
-    kept: Sequence[Tensor]
-    factor: float
-
-
-class Run(NamedTuple):
-    """What a call met, each sample and each weight before the step that it was part of.
-
-    Attributes:
-        outputs: the network's, in the order of the call, (n, K).
-        penalties: λ/2 Σ w² at each step, (steps,).
-        losses: E of each mini-batch without the penalty, as the reduction says, (steps,).
-    """
-
-    outputs: Tensor
-    penalties: Tensor
-    losses: Tensor
-
-
-class NotFiniteError(FloatingPointError):
-    """Training met a NaN or an infinity; the parameters and the state are what they were before the call.
-
-    Attributes:
-        step: which mini-batch of the call, counted from 0; None where a second look did not find it again.
-        parameter: what is not finite after it, such as "weight of layer 1".
-    """
-
-    def __init__(self, step: int | None, parameter: str) -> None:
-        self.step, self.parameter = step, parameter
-        where = "of this call" if step is None else f"at mini-batch {step + 1} of this call"
-        super().__init__(
-            f"the {parameter} became NaN or infinite {where}: lower the learning rate, or scale the inputs"
-        )
-
-    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[int | None, str]]:
-        return NotFiniteError, (self.step, self.parameter)
-
-
-class _Slot(NamedTuple):
-    """One mini-batch of n samples in the buffers of a group.
-
-    Attributes:
-        place: which of the group it is.
-        x: (n, I).
-        target: values, or a row of 0 and 1 for a label, (n, K); times −scale where δ is scale (y − t).
-        scale: what each sample's error is multiplied by, (n, 1).
-        masks: of each hidden layer, (n, O), their factor included; empty without dropout.
-        outputs: the network's, (n, K).
-        squares: Σ w², in parts.
-    """
-
-    place: int
+    place: int  # in its group
     x: Tensor
-    target: Tensor
-    scale: Tensor
-    masks: list[Tensor]
+    target: Tensor  # values, or a row of 0 and 1 for a label; times −scale where δ is scale (y − t)
+    scale: Tensor  # of each sample's error, (n, 1)
+    masks: list[Tensor]  # of the hidden layers; empty without dropout
     outputs: Tensor
-    squares: Tensor
-
-
-class _First(NamedTuple):
-    """The first layer on samples without zeros: its weight, what the update remembers of it, its gradient, packed."""
-
-    layer: SparseLayer
-    weight: Tensor
-    state: Sequence[Tensor]
-    gradient: Tensor
-
-
-class _Work(NamedTuple):
-    """Buffers that every mini-batch uses anew, (n, O) each."""
-
+    squares: Tensor  # Σ w², in parts
     z: list[Tensor]  # of the hidden layers
     delta: list[Tensor]  # of all layers
-    u: list[Tensor]  # net inputs, where the activation saves u; else of 0 samples
+    u: list[Tensor]  # of all layers; of 0 samples where the activation saves z
     masked: list[Tensor]  # z after dropout, of the hidden layers
     ones: Tensor  # (n,)
 
-    def first(self, n: int) -> _Work:
-        """The same for fewer samples."""
-        z, delta, u, masked = ([t[:n] for t in tensors] for tensors in self[:4])
-        return _Work(z, delta, u, masked, self.ones[:n])
+
+class _Tensors(NamedTuple):
+    """What a call computes with; where the first layer skips zeros, its weight and all of that shape are packed."""
+
+    parameters: list[Tensor]  # what an update changes
+    used: list[Tensor]  # in products: the parameters, or copies of another dtype, or with biases as weights
+    gradients: list[Tensor]
+    state: list[Tensor]
+    layer: SparseLayer | None  # the first, where it skips zeros
 
 
 class MLPEngine:
@@ -144,7 +88,8 @@ class MLPEngine:
     call waits for the device once, at its end; products are in TF32 only where
     ``torch.set_float32_matmul_precision`` asked for it when the engine was made.
 
-    >>>     >>> network = MLP([2, 3, 2], "tanh", generator=torch.Generator().manual_seed(0))
+    >>> from nnlab.networks import MLP
+    >>> network = MLP([2, 3, 2], "tanh", generator=torch.Generator().manual_seed(0))
     >>> x, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
     >>> engine = MLPEngine(list(network.parameters()), network.activations, "softmax_cross_entropy", x, labels)
     >>> for epoch in range(100):
@@ -157,7 +102,8 @@ class MLPEngine:
         activations: the name of each layer's activation, the output layer's included.
         loss: a key of ``nnlab.ops.LOSSES``.
         x: all samples, (N, I), not copied: of the parameters' dtype; or uint8, which stands for x / 255; or a matrix of
-            scipy in CSR form, of which no more than a group of mini-batches is ever made dense.
+            scipy in CSR form, float32 or float64, taken in the parameters' dtype, of which no more than a group of
+            mini-batches is ever made dense.
         target: class labels, (N,) int64, or values, (N, K), as the loss takes them.
         batch_size: samples per step; the tail of a call may be shorter.
         reduction: whether a mini-batch's error is the "sum" over its samples or their "mean".
@@ -173,6 +119,7 @@ class MLPEngine:
         ValueError: shapes, dtypes or devices disagree, a label or a value out of range, an unknown name.
     """
 
+    @torch.inference_mode(mode=False)
     def __init__(
         self,
         parameters: Sequence[Tensor],
@@ -188,44 +135,40 @@ class MLPEngine:
         dtype: torch.dtype | None = None,
     ) -> None:
         self._parameters = [parameter.detach() for parameter in parameters]
-        _check_network(self._parameters, activations)
+        check_network(self._parameters, activations)
         check_choice("loss", loss, LOSSES)
         check_choice("reduction", reduction, ("sum", "mean"))
         check_at_least("batch_size", batch_size, 1)
         check_not_negative("l2", l2)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ArgumentError("dtype", f"must be a floating-point dtype, got {dtype}")
+        like = self._parameters[0]
+        self._device, self._on_cpu, self._dtype = like.device, like.device.type == "cpu", dtype or like.dtype
         self._names, self._rows = tuple(activations), [ACTIVATIONS[name] for name in activations]
         self._loss_name, self._loss = loss, LOSSES[loss]
         self._sizes = [len(bias) for bias in self._parameters[1::2]]
         self._batch_size, self._mean, self._l2 = batch_size, reduction == "mean", float(l2)
-        like = self._parameters[0]
-        self._device, self._on_cpu, self._dtype = like.device, like.device.type == "cpu", dtype or like.dtype
-        self._used = self._parameters if self._dtype == like.dtype else [p.to(self._dtype) for p in self._parameters]
 
-        self._x = self._checked_inputs(x)
+        self._x = checked_inputs(x, like, self._dtype)
         self._n_samples = self._x.shape[0]
-        _check_target(target, self._n_samples, self._sizes[-1], self._loss, like)
-        self._target = target
+        check_target(target, self._n_samples, self._sizes[-1], self._loss, like)
+        if sample_weight is not None:
+            check_weight(sample_weight, self._n_samples, like)
+        self._target, self._weight = target, sample_weight
         classes = torch.eye(self._sizes[-1], device=self._device)
         self._values = (target if target.ndim == 2 else classes).to(self._dtype)  # of each sample, or of each class
-        if sample_weight is not None:
-            if sample_weight.shape != (self._n_samples,):
-                raise ArgumentError(
-                    "sample_weight", f"must have shape ({self._n_samples},), got {tuple(sample_weight.shape)}"
-                )
-            check_tensors(weight=(like, "O I"), sample_weight=(sample_weight, "N"))
-            check_sample_weight(sample_weight.cpu())
-        self._weight = sample_weight
 
         self.state: list[Tensor] = []
-        self._recordings = Recordings(self._device)
-        self._bound: tuple[Update, list[int]] | None = None  # the update, and where its state lies
-        self._kernels: TritonStep | None = None
-        self._lr = like.new_zeros(())  # η, where a recording reads it
+        self._used = self._parameters if self._dtype == like.dtype else [p.to(self._dtype) for p in self._parameters]
+        self._with_bias: list[Tensor] = []  # biases as weights
         self._gradients: list[Tensor] = []
-        self._slots: dict[int, list[_Slot]] = {}
-        self._masked, self._factor = False, 1.0  # dropout
-        self._made_for: tuple[bool, ...] | None = None  # with dense inputs, with dropout, with biases as weights
-        self._extended, self._with_bias = False, list[Tensor]()  # biases as weights
+        self._lr = like.new_zeros(())  # η, where a recording reads it
+        self._recordings = Recordings(self._device)
+        self._kernels: TritonStep | None = None
+        self._bound: tuple[Update, list[int]] | None = None  # the update, and where its state lies
+        self._masked, self._factor, self._extended = False, 1.0, False  # dropout; biases as weights
+        self._made_for: tuple[bool, ...] | None = None  # the buffers: dense inputs, dropout, biases as weights
+        self._batches: dict[int, list[_Batch]] = {}
         self._looked = False  # whether the inputs are sparse
         self._sparse: SparseInputs | None = None
         self._steps: CompiledSteps | None = None
@@ -238,6 +181,7 @@ class MLPEngine:
 
     # ---- a call ------------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(mode=False)  # a buffer that is made within it could not be used outside
     @torch.no_grad()
     def run_(self, order: Tensor, update: Update, masks: Masks | None = None) -> Run:
         """Train on the samples at these indices, a mini-batch at a time.
@@ -253,30 +197,29 @@ class MLPEngine:
             ArgumentError: an argument is not as described; nothing has changed.
             NotFiniteError: a parameter, a loss or the state became NaN or infinite; all is as before the call.
         """
+        if not isinstance(update, Descent | Adam):
+            raise ArgumentError("update", f"must be Descent or Adam, got {update!r}")
         update.check()
-        order, bad_order = self._checked_order(order)
+        order, bad_order = checked_order(order, self._n_samples, self._device)
+        check_masks(masks, len(order), self._sizes, self._device)
         if not len(order):
-            return Run(self._new_outputs(0), self._lr.new_empty(0), self._lr.new_empty(0))
+            return Run(self._by_class(1, 0)[0], self._lr.new_empty(0), self._lr.new_empty(0))
         scale, bad_weight = self._scales(order)
-        self._check_masks(masks, len(order))
         self._prepare(update, masks)
         start = [tensor.clone() for tensor in self._changed(update)]
         outputs, squares = self._pass_(order, scale, update, masks)
-
-        losses = self._per_step(self._loss.errors(self._wide(outputs), self._target[order]) * scale).sum(1)
-        run = Run(outputs, squares * (self._l2 / 2), losses)
+        losses = self._losses(outputs, order, scale)
         found = torch.stack([bad_order, bad_weight, self._is_finite(update, losses).logical_not()])
         if not found.any():  # on a CUDA device the one time that the host waits
-            return run
-        problem: Exception
-        if found[0]:
-            problem = _out_of_range(self._n_samples)
-        elif found[1]:
-            problem = _all_zero()
-        else:
-            problem = self._first_not_finite(start, order, scale, update, masks)
-        self._restore_(start, update)
-        raise problem
+            return Run(outputs, squares * (self._l2 / 2), losses)
+        try:
+            if found[0]:
+                raise out_of_range(self._n_samples)
+            if found[1]:
+                raise all_zero()
+            raise self._first_not_finite(start, order, scale, update, masks)
+        finally:
+            torch._foreach_copy_(self._changed(update), start)
 
     def _pass_(self, order: Tensor, scale: Tensor, update: Update, masks: Masks | None) -> tuple[Tensor, Tensor]:
         """Train; the outputs, (n, K), and Σ w² of all weights, (steps,), before each step."""
@@ -288,86 +231,89 @@ class MLPEngine:
                 self._parameters, state, order, scale, lr=lr, momentum=momentum, decay=decay, l2=self._l2
             )
             return found.t(), squares.to(scale.dtype)
-        outputs, squares = self._new_outputs(n), self._lr.new_zeros(-(-n // size))
+        outputs, squares = self._by_class(1, n)[0], self._lr.new_zeros(-(-n // size))
         self._lr.fill_(update.lr)
         if self._folds(update) and not self._on_cpu and self._kernels is None:
             scale = scale * -update.lr  # every δ is linear in it: no recorded operation needs to know η
-        self._refresh_()
-        with self._first_layer(update) as first, self._biases_as_weights():
-            self._make_buffers(first)
+        with self._tensors(update) as tensors:
+            self._make_buffers(tensors.layer)
             for start in range(0, n, self._group * size):
                 part = slice(start, min(n, start + self._group * size))
-                slots = self._gather_(order[part], scale[part], masks, part, first)
-                key = len(slots), len(slots[-1].target), self._kind(update), self._factor
-                self._recordings.run(key, partial(self._steps_, slots, update, first))
+                batches = self._gather_(order[part], scale[part], masks, part, tensors.layer)
+                key = len(batches), len(batches[-1].target), self._kind(update), self._factor
+                self._recordings.run(key, partial(self._steps_, batches, update, tensors))
                 _spread_(outputs[part], self._outputs, size, back=True)
-                torch.sum(self._squares[: len(slots)], 1, out=squares[start // size : start // size + len(slots)])
+                torch.sum(self._squares[: len(batches)], 1, out=squares[start // size : start // size + len(batches)])
         return outputs, squares
 
-    def _steps_(self, slots: Sequence[_Slot], update: Update, first: _First | None) -> None:
+    def _steps_(self, batches: Sequence[_Batch], update: Update, tensors: _Tensors) -> None:
         """One mini-batch after another: what a recording holds on a CUDA device."""
-        for slot in slots:
+        for batch in batches:
             if self._kernels is None:
-                self._step_(slot, update, first)
+                self._step_(batch, update, tensors)
             else:
                 self._kernels.step(
-                    *(slot.x, slot.target, slot.outputs, self._lr),
-                    scale=slot.scale[:, 0],
-                    mask=slot.masks[0] if slot.masks else None,
+                    *(batch.x, batch.target, batch.outputs, self._lr),
+                    scale=batch.scale[:, 0],
+                    mask=batch.masks[0] if batch.masks else None,
                     factor=self._factor,
-                    penalty=slot.squares if self._l2 else None,
+                    penalty=batch.squares if self._l2 else None,
                 )
 
-    def _step_(self, slot: _Slot, update: Update, first: _First | None) -> None:
+    # ---- a step ------------------------------------------------------------------------------------------------------
+
+    def _step_(self, batch: _Batch, update: Update, tensors: _Tensors) -> None:
         """One mini-batch: forward, δ from the output layer down, each layer's step once its δ has been used."""
-        n = len(slot.target)
-        work = self._work if n == len(self._work.ones) else self._work.first(n)
         if self._l2:
-            torch.stack(torch._foreach_norm(self._parameters_of(first)[::2]), out=slot.squares).square_()
-        inputs, z = self._forward_(slot, work, first)
-        delta = work.delta[-1]
+            torch.stack(torch._foreach_norm(tensors.parameters[::2]), out=batch.squares).square_()
+        inputs, z = self._forward_(batch, tensors)
+
+        delta = batch.delta[-1]
         if self._loss.is_difference:  # s (y − t), the first factor of eq. 3.11; the target is −s t
-            torch.addcmul(slot.target, self._loss.output(slot.outputs), slot.scale, out=delta)
+            torch.addcmul(batch.target, self._loss.output(batch.outputs), batch.scale, out=delta)
         else:
-            target = slot.target.argmax(1) if self._loss.target == "labels" else slot.target
-            gradient = self._loss.backward(slot.outputs.new_ones(()), slot.outputs, target)
-            torch.mul(gradient, slot.scale, out=delta)
-
+            target = batch.target.argmax(1) if self._loss.target == "labels" else batch.target
+            gradient = self._loss.backward(batch.outputs.new_ones(()), batch.outputs, target)
+            torch.mul(gradient, batch.scale, out=delta)
         folds = self._folds(update)
-        for k in range(len(self._sizes) - 1, -1, -1):
-            if slot.masks and k < len(self._sizes) - 1:
-                delta.mul_(slot.masks[k])
+        for k in reversed(range(len(self._rows))):
+            if k < len(batch.masks):
+                delta.mul_(batch.masks[k])
             row, of_layer = self._rows[k], delta[:, : self._sizes[k]]  # without a constant unit
-            _activation_backward_(row, of_layer, work.u[k] if row.saves == "u" else z[k][:, : self._sizes[k]])
+            _activation_backward_(row, of_layer, batch.u[k] if row.saves == "u" else z[k][:, : self._sizes[k]])
             if k > 0:
-                delta = _linear(delta, self._used[2 * k].t(), None, work.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
+                delta = _linear(delta, tensors.used[2 * k].t(), None, batch.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
             if folds:
-                self._descend_(k, slot, of_layer, inputs[k], work.ones, update, first)
+                self._descend_(k, batch, of_layer, inputs[k], update, tensors)
             else:
-                self._differentiate_(k, slot, of_layer, inputs[k], first)
+                self._differentiate_(k, batch, of_layer, inputs[k], tensors)
         if not folds:
-            self._apply_(update, first)
+            lr = update.lr if self._on_cpu or self._by_host(update) else self._lr
+            if self._l2:
+                torch._foreach_add_(tensors.gradients[::2], tensors.parameters[::2], alpha=self._l2)
+            update.apply_(tensors.parameters, tensors.gradients, tensors.state, lr)
+            self._refresh_()
 
-    def _forward_(self, slot: _Slot, work: _Work, first: _First | None) -> tuple[list[Tensor], list[Tensor]]:
+    def _forward_(self, batch: _Batch, tensors: _Tensors) -> tuple[list[Tensor], list[Tensor]]:
         """What each layer is given, and its z before dropout; the outputs into their place."""
-        below, inputs, z = slot.x, [], [*work.z, slot.outputs]
+        below, inputs, z = batch.x, [], [*batch.z, batch.outputs]
         for k, row in enumerate(self._rows):
-            weight, bias = self._used[2 * k : 2 * k + 2]
+            weight, bias = tensors.used[2 * k : 2 * k + 2]
             inputs.append(below)
             if row.ramp == 0 and not self._on_cpu:  # ReLU is a form that cuBLAS's product itself may have: one kernel
                 torch._addmm_activation(bias, below, weight.t(), out=z[k])
             else:
-                if k == 0 and first is not None:
-                    first.layer.net_inputs_(slot.place, first.weight, bias, z[k])
+                if k == 0 and tensors.layer is not None:
+                    tensors.layer.net_inputs_(batch.place, weight, bias, z[k])
                 else:
                     z[k] = _linear(below, weight, bias, z[k])  # u, eq. 3.1
-                _activate_(row, z[k][:, : self._sizes[k]], work.u[k])  # eq. 3.2
+                _activate_(row, z[k][:, : self._sizes[k]], batch.u[k])  # eq. 3.2
             below = z[k]
-            if slot.masks and k < len(slot.masks):
-                below = torch.mul(z[k], slot.masks[k], out=work.masked[k])
+            if k < len(batch.masks):
+                below = torch.mul(z[k], batch.masks[k], out=batch.masked[k])
+        if below is not batch.outputs:  # a product may be a new tensor
+            batch.outputs.copy_(below)
         return inputs, z
-
-    # ---- updates -----------------------------------------------------------------------------------------------------
 
     def _folds(self, update: Update) -> bool:
         """Whether a weight's gradient, decay and step are one product on the weight, or on its velocity.
@@ -378,24 +324,22 @@ class MLPEngine:
         plain = isinstance(update, Descent) and (
             self._on_cpu or not (update.momentum or update.weight_decay or self._l2)
         )
-        return plain and self._dtype == self._lr.dtype
+        return plain and self._used is self._parameters
 
-    def _descend_(
-        self, k: int, slot: _Slot, delta: Tensor, below: Tensor, ones: Tensor, update: Any, first: _First | None
-    ) -> None:
+    def _descend_(self, k: int, batch: _Batch, delta: Tensor, below: Tensor, update: Any, tensors: _Tensors) -> None:
         """Layer k's step of gradient descent: w ← w − η (δᵀ z + λ w), or that of momentum."""
         lr, momentum, decay = update
         if self._extended:
-            self._used[2 * k][: self._sizes[k]].addmm_(delta.t(), below)  # δ carries −η
+            tensors.used[2 * k][: self._sizes[k]].addmm_(delta.t(), below)  # δ carries −η
             return
-        for parameter, z, decayed in ((2 * k, below, decay + self._l2), (2 * k + 1, ones, decay)):
-            w = self._parameters[parameter]
-            if parameter == 0 and first is not None:
-                v = first.state[0] if momentum else None
+        for parameter, z, decayed in ((2 * k, below, decay + self._l2), (2 * k + 1, batch.ones, decay)):
+            w = tensors.parameters[parameter]
+            if parameter == 0 and tensors.layer is not None:
+                v = tensors.state[0] if momentum else None
                 settings = {"scale": 1.0, "lr": lr, "momentum": momentum, "decay": decayed}
-                first.layer.descend_(slot.place, first.weight, v, delta, **settings)
+                tensors.layer.descend_(batch.place, w, v, delta, **settings)
                 continue
-            moved = self.state[parameter] if momentum else w
+            moved = tensors.state[parameter] if momentum else w
             add = moved.addmv_ if z.ndim == 1 else moved.addmm_
             if momentum:
                 add(delta.t(), z, beta=momentum)
@@ -407,11 +351,11 @@ class MLPEngine:
             else:
                 add(delta.t(), z)  # δ carries −η
 
-    def _differentiate_(self, k: int, slot: _Slot, delta: Tensor, below: Tensor, first: _First | None) -> None:
+    def _differentiate_(self, k: int, batch: _Batch, delta: Tensor, below: Tensor, tensors: _Tensors) -> None:
         """Layer k's gradients, into buffers: δᵀ z (eq. 3.9) and Σₙ δₙ."""
-        weight, bias = self._gradients[2 * k : 2 * k + 2]
-        if k == 0 and first is not None:
-            first.layer.gradient_(slot.place, first.weight, delta, 1.0, 0.0, first.gradient)
+        weight, bias = tensors.gradients[2 * k : 2 * k + 2]
+        if k == 0 and tensors.layer is not None:
+            tensors.layer.gradient_(batch.place, tensors.parameters[0], delta, 1.0, 0.0, weight)
         elif weight.dtype == delta.dtype:
             torch.mm(delta.t(), below, out=weight)
         else:
@@ -419,65 +363,10 @@ class MLPEngine:
             weight.copy_(self._low[k])
         torch.sum(delta, 0, dtype=bias.dtype, out=bias)
 
-    def _apply_(self, update: Update, first: _First | None) -> None:
-        """The step by gradients that are in their buffers; on a CUDA device each line is one or two kernels."""
-        parameters, gradients, state = self._parameters_of(first), self._gradients_of(first), self._state_of(first)
-        lr = update.lr if self._on_cpu else self._lr
-        if self._l2:
-            torch._foreach_add_(gradients[::2], parameters[::2], alpha=self._l2)
-        if isinstance(update, Adam):
-            n = len(parameters)
-            m, v, count = state[:n], state[n : 2 * n], state[2 * n]
-            count.add_(1)
-            torch._fused_adam_(
-                *(parameters, gradients, m, v, [], [count] * n),
-                lr=lr if self._lr.dtype == torch.float32 else update.lr,  # its kernel takes η on the device as float32
-                beta1=update.beta1,
-                beta2=update.beta2,
-                weight_decay=0.0,
-                eps=update.epsilon,
-                amsgrad=False,
-                maximize=False,
-            )
-        else:
-            if update.weight_decay:
-                torch._foreach_add_(gradients, parameters, alpha=update.weight_decay)
-            if update.momentum:
-                torch._foreach_mul_(state, update.momentum)
-                torch._foreach_add_(state, gradients)
-            torch._foreach_sub_(parameters, torch._foreach_mul(state if update.momentum else gradients, lr))
-        self._refresh_()
-
-    @contextmanager
-    def _biases_as_weights(self) -> Iterator[None]:
-        """On a CUDA device, for a plain step: 8 kernels in place of 10 for one hidden layer.
-
-        As the chapter has it, a bias is the weight of an input that is always 1. So each weight has the bias as one
-        more column, and each hidden layer one more unit, of which the net input is 1 whatever the sample.
-        """
-        if not self._extended:
-            yield
-            return
-        own, sizes = self._parameters, self._sizes
-        if not self._with_bias:
-            for k, size in enumerate(sizes):
-                constant = 1 if k < len(sizes) - 1 else 0
-                weight = own[2 * k].new_zeros(size + constant, own[2 * k].shape[1] + 1)
-                weight[size:, -1] = 1
-                self._with_bias += [weight, weight.new_zeros(len(weight))]
-        views = [view for w, o in zip(self._with_bias[::2], sizes, strict=True) for view in (w[:o, :-1], w[:o, -1])]
-        torch._foreach_copy_(views, own)
-        self._used = self._with_bias
-        try:
-            yield
-        finally:
-            self._used = own
-            torch._foreach_copy_(own, views)
-
-    def _kind(self, update: Update) -> Update:
-        """What a recording depends on of an update: not η, but for Adam in float64."""
-        by_host = isinstance(update, Adam) and self._lr.dtype != torch.float32
-        return update if by_host else update._replace(lr=0.0)
+    def _refresh_(self) -> None:
+        """Copy the parameters into those of the arithmetic, where these have a dtype of their own."""
+        if self._used is not self._parameters:
+            torch._foreach_copy_(self._used, self._parameters)
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -487,64 +376,42 @@ class MLPEngine:
         Raises:
             ArgumentError: their form, shape or dtype is not that of the inputs before.
         """
-        new = self._checked_inputs(x)
-        if type(new) is not type(self._x) or new.shape != self._x.shape or new.dtype != self._x.dtype:
-            raise ArgumentError(
-                "x", f"must stay {self._x.dtype} {tuple(self._x.shape)}, got {new.dtype} {tuple(new.shape)}"
-            )
-        if self._sparse is not None:
-            self._sparse.replace_(new)
+        new = checked_inputs(x, self._parameters[0], self._dtype)
+        if form(new) != form(self._x):
+            raise ArgumentError("x", f"must stay {form(self._x)}, got {form(new)}")
         self._x = new
+        if self._sparse is not None:
+            known = self._sparse, self._layer, self._steps
+            self._sparse, self._looked = None, False  # where this is interrupted, the inputs are looked at again
+            self._layer = self._steps = None
+            with self._or_dense():
+                known[0].replace_(new)
+                self._sparse, self._layer, self._steps = known
+            self._looked = True
 
+    @torch.inference_mode(mode=False)
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The network's outputs for all samples in their own order, as the parameters are now, (N, K)."""
-        outputs = self._new_outputs(self._n_samples)
+        outputs = self._by_class(1, self._n_samples)[0]
         if (steps := self._compiled_steps()) is not None:
             steps.outputs_(self._parameters, outputs.t())
             return outputs
-        self._refresh_()
-        weights, biases = self._used[::2], self._used[1::2]
-        with self._first_layer(None) as first:
+        with self._tensors(None) as (_, used, _, _, layer):
+            if layer is not None:
+                parts = layer.all_net_inputs(used[0], used[1])
+            else:
+                cuts = (slice(start, start + AT_ONCE) for start in range(0, self._n_samples, AT_ONCE))
+                parts = (torch.addmm(used[1], self._dense(cut), used[0].t()) for cut in cuts)
             start = 0
-            for u in self._first_net_inputs(first):
-                part = outputs[start : start + len(u)]
-                start += len(u)
-                z = u
+            for z in parts:
                 for k, row in enumerate(self._rows):
-                    z = _linear(z, weights[k], biases[k], z.new_empty(len(z), len(biases[k]))) if k else z
+                    if k > 0:
+                        z = _linear(z, used[2 * k], used[2 * k + 1], z.new_empty(len(z), self._sizes[k]))  # noqa: PLW2901
                     _activate_(row, z)
-                part.copy_(z)
+                outputs[start : start + len(z)].copy_(z)
+                start += len(z)
         return outputs
-
-    def _first_net_inputs(self, first: _First | None) -> Iterator[Tensor]:
-        """The first layer's net inputs of all samples, part by part, in buffers that may be overwritten."""
-        bias = self._used[1]
-        if first is not None:
-            yield from first.layer.all_net_inputs(first.weight, bias)
-            return
-        for start in range(0, self._n_samples, AT_ONCE):
-            yield torch.addmm(bias, self._dense(slice(start, start + AT_ONCE)), self._used[0].t())
-
-    def _checked_inputs(self, x: Any) -> Any:
-        """The inputs as they are kept: of the arithmetic's dtype, uint8, or sparse."""
-        weight = self._parameters[0]
-        if not isinstance(x, Tensor):
-            if not (hasattr(x, "tocsr") and getattr(x, "format", None) == "csr"):
-                raise ArgumentError("x", f"must be a torch.Tensor or a CSR matrix of scipy, got {type(x).__name__}")
-            if not self._on_cpu:
-                raise ArgumentError("x", f"must be a torch.Tensor where the parameters are on {self._device}, got CSR")
-            if x.shape[1] != weight.shape[1]:
-                raise ArgumentError("x", f"must have shape (N, I) with I = {weight.shape[1]}, got {x.shape}")
-            return x
-        if x.dtype == torch.uint8:
-            if x.ndim != 2 or x.shape[1] != weight.shape[1] or x.device != self._device:
-                raise ArgumentError(
-                    "x", f"must be (N, {weight.shape[1]}) on {self._device}, got {tuple(x.shape)} on {x.device}"
-                )
-            return x
-        check_tensors(x=(x, "N I"), weight=(weight, "O I"))
-        return x.to(self._dtype)
 
     def _dense(self, at: slice | Tensor) -> Tensor:
         """Some samples' inputs, (n, I), in the arithmetic's dtype."""
@@ -555,71 +422,59 @@ class MLPEngine:
         return rows.to(self._dtype).div_(255) if rows.dtype == torch.uint8 else rows
 
     def _gather_(
-        self, order: Tensor, scale: Tensor, masks: Masks | None, part: slice, first: _First | None
-    ) -> list[_Slot]:
+        self, order: Tensor, scale: Tensor, masks: Masks | None, part: slice, layer: SparseLayer | None
+    ) -> list[_Batch]:
         """The mini-batches of these samples, in the group's buffers."""
         n, size = len(order), self._batch_size
-        if n not in self._slots:
+        if n not in self._batches:
             whole = self._group * size
-            self._slots = {k: slots for k, slots in self._slots.items() if k == whole} | {n: self._slots_of(n)}
-        slots = self._slots[n]
+            self._batches = {k: kept for k, kept in self._batches.items() if k == whole} | {n: self._views(n)}
+        batches = self._batches[n]
+        steps = len(batches)
         _spread_(order, self._index, size)
         _spread_(scale[:, None], self._scale, size)
-        index = self._index[: len(slots)].flatten()
-        if first is not None:
-            first.layer.gather_(order)
+        index = self._index[:steps].flatten()
+        if layer is not None:
+            layer.gather_(order)
         elif isinstance(self._x, Tensor) and self._x.dtype == self._dtype and not self._extended:
-            torch.index_select(self._x, 0, index, out=self._inputs[: len(slots)].flatten(0, 1))
+            torch.index_select(self._x, 0, index, out=self._inputs[:steps].flatten(0, 1))
         else:
-            self._inputs[: len(slots), :, : self._x.shape[1]].flatten(0, 1).copy_(self._dense(index))
+            self._inputs[:steps, :, : self._x.shape[1]].flatten(0, 1).copy_(self._dense(index))
         rows = index if self._target.ndim == 2 else self._target[index]
-        torch.index_select(self._values, 0, rows, out=self._targets[: len(slots)].flatten(0, 1))
+        torch.index_select(self._values, 0, rows, out=self._targets[:steps].flatten(0, 1))
         if self._kernels is None and self._loss.is_difference:
-            self._targets[: len(slots)].mul_(self._scale[: len(slots)]).neg_()
+            self._targets[:steps].mul_(self._scale[:steps]).neg_()
         if masks is not None:
             for kept, buffer in zip(masks.kept, self._masks, strict=True):
                 _spread_(kept[part], buffer, size)
                 if self._kernels is None:  # which take the factor by itself
-                    buffer[: len(slots)].mul_(masks.factor)
-        return slots
+                    buffer[:steps].mul_(masks.factor)
+        return batches
 
-    def _slots_of(self, n: int) -> list[_Slot]:
-        """Views of the buffers for n samples."""
-        slots = []
-        for k, start in enumerate(range(0, n, self._batch_size)):
-            rows = slice(0, min(self._batch_size, n - start))
-            x = self._inputs[k, rows]
-            masks = [mask[k, rows] for mask in self._masks]
-            slots.append(
-                _Slot(
-                    k, x, self._targets[k, rows], self._scale[k, rows], masks, self._outputs[k, rows], self._squares[k]
-                )
-            )
-        return slots
+    # ---- buffers -----------------------------------------------------------------------------------------------------
 
-    def _make_buffers(self, first: _First | None) -> None:
+    def _make_buffers(self, layer: SparseLayer | None) -> None:
         """Buffers for a group of mini-batches, each of which begins on a boundary of the memory.
 
         Where the operands of a product lie can decide how it rounds: cuBLAS looks at up to 256 bytes, a CPU at its
         cache lines. So that a mini-batch gives the same bits at each place of a group, each has rows to spare.
         """
-        made_for = first is None, self._masked, self._extended
+        made_for = layer is None, self._masked, self._extended
         if self._made_for == made_for:
             return
-        self._made_for, self._slots = made_for, {}
+        self._made_for, self._batches = None, {}
         self._recordings.forget()
-        like, size, width = self._used[0], self._batch_size, self._x.shape[1] + self._extended if first is None else 0
-        boundary, n_out = 64 if self._on_cpu else 256, self._sizes[-1]
-        hidden = [o + self._extended for o in self._sizes[:-1]]
+        like, size, extra = self._used[0], self._batch_size, int(self._extended)
+        width = self._x.shape[1] + extra if layer is None else 0
+        boundary, n_out, hidden = 64 if self._on_cpu else 256, self._sizes[-1], [o + extra for o in self._sizes[:-1]]
         ends = [columns * like.element_size() for columns in (width, *hidden, n_out)]
         padded = next(r for r in range(size, size + boundary + 1) if all(r * end % boundary == 0 for end in ends))
         most = GROUP
-        if first is not None:
-            most = first.layer.chunk // size
+        if layer is not None:
+            most = layer.chunk // size
         elif self._on_cpu:
-            most = max(1, GROUP_BYTES // (padded * ends[0] or 1))
-        self._group = max(1, min(GROUP, most, -(-self._n_samples // size)))
-        g = self._group
+            most = GROUP_BYTES // (padded * ends[0] or 1)
+        self._group = g = max(1, min(GROUP, most, -(-self._n_samples // size)))
         self._index = torch.zeros(g, padded, dtype=torch.int64, device=self._device)
         self._inputs = like.new_ones(g, padded, width)
         self._targets, self._scale = like.new_empty(g, padded, n_out), like.new_empty(g, padded, 1)
@@ -627,16 +482,27 @@ class MLPEngine:
         kind = self._dtype if self._kernels is None else torch.uint8
         self._masks = [like.new_empty(g, padded, o, dtype=kind) for o in hidden] if self._masked else []
         self._squares = self._lr.new_zeros(g, len(self._sizes) if self._kernels is None else self._kernels.tiles)
-        self._work = _Work(
-            [like.new_empty(size, o) for o in hidden],
-            [*(like.new_empty(size, o) for o in hidden), self._by_class(1, size)[0]],
-            [
-                like.new_empty(size if row.saves == "u" else 0, o)
-                for row, o in zip(self._rows, self._sizes, strict=True)
-            ],
-            [like.new_empty(size, o) for o in hidden] if self._masked else [],
-            like.new_ones(size),
-        )
+        self._z, self._masked_z = ([like.new_empty(size, o) for o in hidden] for _ in range(2))
+        self._delta = [*(like.new_empty(size, o) for o in hidden), self._by_class(1, size)[0]]
+        saved = [size if row.saves == "u" else 0 for row in self._rows]
+        self._u = [like.new_empty(n, o) for n, o in zip(saved, self._sizes, strict=True)]
+        self._ones = like.new_ones(size)
+        self._made_for = made_for
+
+    def _views(self, n: int) -> list[_Batch]:
+        """The mini-batches of n samples; made once, for new views take up to 1.15 times as long (batches of 1)."""
+        batches = []
+        for k, start in enumerate(range(0, n, self._batch_size)):
+            rows = slice(0, min(self._batch_size, n - start))
+            masks = [mask[k, rows] for mask in self._masks]
+            z, delta, u, masked = (
+                [t[rows] for t in tensors] for tensors in (self._z, self._delta, self._u, self._masked_z)
+            )
+            given = self._inputs[k, rows], self._targets[k, rows], self._scale[k, rows], masks
+            batches.append(
+                _Batch(k, *given, self._outputs[k, rows], self._squares[k], z, delta, u, masked, self._ones[rows])
+            )
+        return batches
 
     def _by_class(self, groups: int, n: int) -> Tensor:
         """Memory for outputs, (groups, n, K).
@@ -647,34 +513,36 @@ class MLPEngine:
         like, n_out = self._used[0], self._sizes[-1]
         return like.new_empty(groups, n_out, n).transpose(1, 2) if self._on_cpu else like.new_empty(groups, n, n_out)
 
-    def _new_outputs(self, n: int) -> Tensor:
-        return self._by_class(1, n)[0]
-
     # ---- parameters and state ----------------------------------------------------------------------------------------
 
     def _prepare(self, update: Update, masks: Masks | None) -> None:
-        """Make the state and the buffers that an update needs."""
-        parameters, n = self._parameters, len(self._parameters)
+        """Make the state and the gradients that an update needs, and on a CUDA device its kernels."""
         if not self.state:
-            if isinstance(update, Adam):
-                self.state = [torch.zeros_like(p) for _ in "mv" for p in parameters]
-                self.state.append(torch.zeros((), device=self._device))
-            elif update.momentum:
-                self.state = [torch.zeros_like(p) for p in parameters]
-        expected = 2 * n + 1 if isinstance(update, Adam) else n if update.momentum else len(self.state)
-        if len(self.state) != expected:
-            raise ArgumentError("state", f"must be {expected} tensors for {update}, got {len(self.state)}")
-        if not self._folds(update) and not self._gradients:
-            self._gradients = [torch.empty_like(p) for p in parameters]
-            if self._used is not self._parameters:
-                self._low = [torch.empty_like(w) for w in self._used[::2]]
-        self._masked, self._factor = masks is not None, 1.0 if masks is None else masks.factor
+            self.state = update.new_state(self._parameters)
         bound = self._kind(update), [t.data_ptr() for t in self.state]
         if bound != self._bound:
-            self._bound, self._made_for = bound, None
+            check_state(self.state, update, self._parameters)
+            self._bound = self._made_for = None
             self._recordings.forget()
             self._kernels = self._new_kernels(update)
+            self._bound = bound
+        if not self._folds(update) and not self._gradients:
+            self._low = [] if self._used is self._parameters else [torch.empty_like(w) for w in self._used[::2]]
+            self._gradients = [torch.empty_like(p) for p in self._parameters]
+        self._masked, self._factor = masks is not None, 1.0 if masks is None else masks.factor
         self._extended = not self._on_cpu and self._kernels is None and self._folds(update) and masks is None
+
+    def _by_host(self, update: Update) -> bool:
+        """Whether the host gives η to a kernel, which takes it on the device as float32 only."""
+        return isinstance(update, Adam) and self._lr.dtype != torch.float32
+
+    def _kind(self, update: Update) -> Update:
+        """What a recording depends on of an update: not η, where it is on the device."""
+        return update if self._by_host(update) else update._replace(lr=0.0)
+
+    def _changed(self, update: Update) -> list[Tensor]:
+        """All that an update changes."""
+        return [*self._parameters, *self.state[: update.n_state(len(self._parameters))]]
 
     def _new_kernels(self, update: Update) -> TritonStep | None:
         """The step as three kernels, on a CUDA device, where Triton has a form of the network and can compile."""
@@ -686,22 +554,20 @@ class MLPEngine:
             options["adam"] = update[1:]
         else:
             options |= {"momentum": update.momentum, "weight_decay": update.weight_decay}
-        state = self.state if isinstance(update, Adam) or update.momentum else []
         try:
             from nnlab.engine.triton_step import TritonStep  # noqa: PLC0415 - not every torch for CUDA brings Triton
 
-            if TritonStep.obstacle(sizes, self._names, self._loss_name, batch_size=size, dtype=self._dtype):
-                return None
             given = self._names, self._loss_name
-            trial = TritonStep(
-                [p.clone() for p in self._parameters], *given, state=[t.clone() for t in state], **options
-            )
-            like = self._used[0]
+            if TritonStep.obstacle(sizes, *given, batch_size=size, dtype=self._dtype):
+                return None
+            n = len(self._parameters)
+            copies = [tensor.clone() for tensor in self._changed(update)]
+            trial, like = TritonStep(copies[:n], *given, state=copies[n:], **options), self._used[0]
             trial.step(
                 *(like.new_zeros(size, sizes[0]), like.new_zeros(size, sizes[2]), self._by_class(1, size)[0], self._lr),
                 scale=like.new_zeros(size),
             )
-            return TritonStep(self._parameters, *given, state=state, **options)
+            return TritonStep(self._parameters, *given, state=self._changed(update)[n:], **options)
         except Exception as problem:  # whatever a compiler raises that is not there, or does not work here
             reason = str(problem).partition("\n")[0] or type(problem).__name__
             logger.warning(
@@ -709,30 +575,59 @@ class MLPEngine:
             )
             return None
 
-    def _changed(self, update: Update) -> list[Tensor]:
-        """All that an update changes."""
-        return [*self._parameters, *(self.state if isinstance(update, Adam) or update.momentum else ())]
+    @contextmanager
+    def _tensors(self, update: Update | None) -> Iterator[_Tensors]:
+        """What a call computes with; copies are written back at the end, an interrupt's included."""
+        own, layer = self._parameters, self._sparse_layer()
+        if layer is not None:
+            n, state = len(own), [] if update is None else self.state[: update.n_state(len(own))]
+            with layer.packed(own[0], *state[: 2 * n : n]) as (weight, *packed):
+                state[: 2 * n : n] = packed
+                gradients = [torch.empty_like(weight), *self._gradients[1:]] if self._gradients else []
+                yield _Tensors([weight, *own[1:]], [weight, *own[1:]], gradients, state, layer)
+        elif self._extended and update is not None:
+            with self._biases_as_weights() as used:
+                yield _Tensors(own, used, [], [], None)
+        else:
+            self._refresh_()
+            yield _Tensors(own, self._used, self._gradients, self.state, None)
+
+    @contextmanager
+    def _biases_as_weights(self) -> Iterator[list[Tensor]]:
+        """On a CUDA device, for a plain step: 8 kernels in place of 10 for one hidden layer.
+
+        As the chapter has it, a bias is the weight of an input that is always 1. So each weight has the bias as one
+        more column, and each hidden layer one more unit, of which the net input is 1 whatever the sample.
+        """
+        own, sizes = self._parameters, self._sizes
+        if not self._with_bias:
+            made = []
+            for k, size in enumerate(sizes):
+                constant = 1 if k < len(sizes) - 1 else 0
+                weight = own[2 * k].new_zeros(size + constant, own[2 * k].shape[1] + 1)
+                weight[size:, -1] = 1
+                made += [weight, weight.new_zeros(len(weight))]
+            self._with_bias = made
+        views = [view for w, o in zip(self._with_bias[::2], sizes, strict=True) for view in (w[:o, :-1], w[:o, -1])]
+        torch._foreach_copy_(views, own)
+        try:
+            yield self._with_bias
+        finally:
+            torch._foreach_copy_(own, views)
+
+    # ---- inputs without their zeros ----------------------------------------------------------------------------------
 
     def _sparse_inputs(self) -> SparseInputs | None:
         """The samples without their zeros; None where they have few, or numba cannot be used."""
         if not self._looked:
-            self._looked = True
             if self._used is self._parameters and pays(self._x, self._sizes[0]):
                 with self._or_dense():
                     self._sparse = SparseInputs(self._x, dtype=self._dtype)
+            self._looked = True
         if self._sparse is not None:
             with self._or_dense():
                 check_compiled()  # a process that was forked does not have the threads
         return self._sparse
-
-    @contextmanager
-    def _or_dense(self) -> Iterator[None]:
-        """Go on with dense products where the sparse ones cannot be compiled, and say so."""
-        try:
-            yield
-        except NotCompiledError as problem:
-            self._sparse = self._steps = self._layer = None
-            logger.info("the first layer multiplies by zeros too, which takes two to four times as long: %s", problem)
 
     def _compiled_steps(self) -> CompiledSteps | None:
         """Whole steps compiled, where the samples are sparse and the network is of their kind."""
@@ -745,54 +640,24 @@ class MLPEngine:
                 self._steps = CompiledSteps(inputs, sizes[1], sizes[2], *given)
         return self._steps
 
-    @contextmanager
-    def _first_layer(self, update: Update | None) -> Iterator[_First | None]:
-        """The first layer without zeros, its weight and state packed for it; None where its inputs are dense."""
+    def _sparse_layer(self) -> SparseLayer | None:
+        """The first layer without its inputs' zeros; None where they are dense."""
         inputs = self._sparse_inputs()
         if inputs is not None and self._layer is None:
             with self._or_dense():
                 self._layer = SparseLayer(inputs, self._sizes[0], self._batch_size)
-        if self._layer is None:
-            yield None
-            return
-        n = len(self._parameters)
-        state = [t for k, t in enumerate(self.state) if k % n == 0 and k < 2 * n] if update is not None else []
-        with self._layer.packed(self._parameters[0], *state) as (weight, *packed):
-            gradient = weight[:0] if update is None or self._folds(update) else torch.empty_like(weight)
-            yield _First(self._layer, weight, packed, gradient)
+        return self._layer
 
-    def _parameters_of(self, first: _First | None) -> list[Tensor]:
-        return self._parameters if first is None else [first.weight, *self._parameters[1:]]
-
-    def _gradients_of(self, first: _First | None) -> list[Tensor]:
-        return self._gradients if first is None else [first.gradient, *self._gradients[1:]]
-
-    def _state_of(self, first: _First | None) -> list[Tensor]:
-        n = len(self._parameters)
-        packed = [] if first is None else first.state
-        return [packed[k // n] if k % n == 0 and k // n < len(packed) else t for k, t in enumerate(self.state)]
-
-    def _refresh_(self) -> None:
-        """Copy the parameters into those of the arithmetic, where these have a dtype of their own."""
-        if self._used is not self._parameters:
-            torch._foreach_copy_(self._used, self._parameters)
-
-    def _restore_(self, start: Sequence[Tensor], update: Update) -> None:
-        torch._foreach_copy_(self._changed(update), list(start))
+    @contextmanager
+    def _or_dense(self) -> Iterator[None]:
+        """Go on with dense products where the sparse ones cannot be compiled, and say so."""
+        try:
+            yield
+        except NotCompiledError as problem:
+            self._sparse = self._steps = self._layer = None
+            logger.info("the first layer multiplies by zeros too, which takes two to four times as long: %s", problem)
 
     # ---- checks ------------------------------------------------------------------------------------------------------
-
-    def _checked_order(self, order: Tensor) -> tuple[Tensor, Tensor]:
-        """The indices, and whether one is out of range: on a CUDA device that is found out when the call ends."""
-        if order.dtype != torch.int64 or order.ndim != 1 or order.device != self._device:
-            came = f"{str(order.dtype).removeprefix('torch.')} {tuple(order.shape)} on {order.device}"
-            raise ArgumentError("order", f"must be int64 (n,) on {self._device}, got {came}")
-        if len(order) > self._n_samples:
-            raise ArgumentError("order", f"must hold at most {self._n_samples} indices, got {len(order)}")
-        bad = ((order < 0) | (order >= self._n_samples)).any()
-        if self._on_cpu and bad:
-            raise _out_of_range(self._n_samples)
-        return (order if self._on_cpu or not len(order) else order.clamp(0, self._n_samples - 1)), bad
 
     def _scales(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """What each sample's error is multiplied by, (n,), and whether the weights of a mini-batch are all 0."""
@@ -803,7 +668,7 @@ class MLPEngine:
         sums = per_step.sum(1, keepdim=True)
         bad = (sums <= 0).any()
         if self._on_cpu and bad:
-            raise _all_zero()
+            raise all_zero()
         return (per_step / sums).flatten()[: len(order)], bad
 
     def _per_step(self, values: Tensor) -> Tensor:
@@ -811,27 +676,21 @@ class MLPEngine:
         size = self._batch_size
         return functional.pad(values, (0, -len(values) % size)).view(-1, size)
 
-    def _check_masks(self, masks: Masks | None, n: int) -> None:
-        if masks is None:
-            return
-        check_positive("factor", masks.factor)
-        expected = [(n, o) for o in self._sizes[:-1]]
-        if [tuple(kept.shape) for kept in masks.kept] != expected:
-            raise ArgumentError("masks", f"must be of shapes {expected}, got {[tuple(k.shape) for k in masks.kept]}")
-        for kept in masks.kept:
-            if kept.dtype != torch.uint8 or kept.device != self._device:
-                raise ArgumentError("masks", f"must be uint8 on {self._device}, got {kept.dtype} on {kept.device}")
+    def _losses(self, outputs: Tensor, order: Tensor, scale: Tensor) -> Tensor:
+        """E of each mini-batch, (steps,), in the parameters' dtype."""
+        errors = self._loss.errors(outputs.to(scale.dtype), self._target[order])
+        return self._per_step(errors * scale).sum(1)
 
     def _is_finite(self, update: Update, losses: Tensor) -> Tensor:
         """Whether parameters, state and losses are all finite: one pass over each."""
-        norms = torch._foreach_norm([*self._changed(update), losses], float("inf"))
+        norms = torch._foreach_norm([t for t in (*self._changed(update), losses) if t.numel()], float("inf"))
         return torch.stack([norm.double() for norm in norms]).isfinite().all()
 
     def _first_not_finite(
         self, start: Sequence[Tensor], order: Tensor, scale: Tensor, update: Update, masks: Masks | None
     ) -> NotFiniteError:
         """Replay a call from its start, a mini-batch at a time, and say where the first NaN or infinity came from."""
-        self._restore_(start, update)
+        torch._foreach_copy_(self._changed(update), list(start))
         size = self._batch_size
         for step, at in enumerate(range(0, len(order), size)):
             part = slice(at, at + size)
@@ -840,7 +699,7 @@ class MLPEngine:
             for name, tensor in zip(self._names_of_changed(), self._changed(update), strict=False):
                 if not tensor.isfinite().all():
                     return NotFiniteError(step, name)
-            if not self._loss.errors(self._wide(outputs), self._target[order[part]]).isfinite().all():
+            if not self._losses(outputs, order[part], scale[part]).isfinite().all():
                 return NotFiniteError(step, "loss")
         return NotFiniteError(None, "loss or a parameter")
 
@@ -849,10 +708,6 @@ class MLPEngine:
             for k in range(len(self._sizes)):
                 yield f"{what}weight of layer {k + 1}"
                 yield f"{what}bias of layer {k + 1}"
-
-    def _wide(self, outputs: Tensor) -> Tensor:
-        """Outputs in the parameters' dtype."""
-        return outputs.to(self._parameters[0].dtype)
 
 
 # ---- the tables' forms in place; where a row has none, the result of the pure function is copied ---------------------
@@ -896,42 +751,3 @@ def _spread_(values: Tensor, buffer: Tensor, size: int, back: bool = False) -> N
         pairs.append((values[whole * size :], buffer[whole, :rest]))
     for outside, inside in pairs:
         (outside if back else inside).copy_(inside if back else outside)
-
-
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _check_network(parameters: Sequence[Tensor], activations: Sequence[str]) -> None:
-    """Check that the layers fit one another: their count, shapes, dtypes, devices, layouts and activations."""
-    if len(parameters) != 2 * len(activations) or not activations:
-        raise ArgumentError("parameters", f"must be two for each of {len(activations)} layers, got {len(parameters)}")
-    for k, name in enumerate(activations):
-        weight, bias = parameters[2 * k : 2 * k + 2]
-        check_choice("activations", name, ACTIVATIONS)
-        check_tensors(
-            first=(parameters[0], "H I" if k else "O I"), weight=(weight, "O J" if k else "O I"), bias=(bias, "O")
-        )
-        if k and weight.shape[1] != len(parameters[2 * k - 1]):
-            raise ArgumentError("parameters", f"must fit one another, layer {k + 1} has {tuple(weight.shape)}")
-        if not (weight.is_contiguous() and bias.is_contiguous()):
-            raise ArgumentError("parameters", f"must be contiguous in memory, those of layer {k + 1} are not")
-
-
-def _check_target(target: Tensor, n: int, n_outputs: int, loss: Loss, like: Tensor) -> None:
-    """Check labels, (N,) int64, or values, (N, K), as the loss takes them."""
-    if loss.target == "labels":
-        check_labels(target, like.new_empty(0).expand(n, 0), n_outputs, everywhere=True)
-    elif target.shape != (n, n_outputs):
-        raise ArgumentError("target", f"must have shape ({n}, {n_outputs}), got {tuple(target.shape)}")
-    else:
-        check_tensors(weight=(like, "O I"), target=(target, "N K"))
-        if loss.bounds is not None:
-            loss.bounds("target", target.cpu(), {})
-
-
-def _out_of_range(n: int) -> ArgumentError:
-    return ArgumentError("order", f"must hold indices from 0 to {n - 1}, the samples there are")
-
-
-def _all_zero() -> ArgumentError:
-    return ArgumentError("sample_weight", "must not be zero for every sample of a mini-batch")

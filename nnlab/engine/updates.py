@@ -1,4 +1,4 @@
-"""How an engine changes parameters, and what it takes: gradient descent, Adam, and their forms in ``torch.optim``."""
+"""What an engine is given and gives back: updates and their forms in ``torch.optim``, dropout, outputs, errors."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ class Descent(NamedTuple):
         check_not_negative("weight_decay", self.weight_decay)
         _check_below_one(momentum=self.momentum)
 
+    def n_state(self, n: int) -> int:
+        """How many tensors are remembered for n parameters: v of each, with momentum."""
+        return n if self.momentum else 0
+
+    def new_state(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What is remembered before the first step."""
+        return [torch.zeros_like(p) for p in parameters] if self.momentum else []
+
+    def apply_(
+        self, parameters: list[Tensor], gradients: list[Tensor], state: list[Tensor], lr: float | Tensor
+    ) -> None:
+        """A step by gradients, which change; η may be on the device. There, each line is one or two kernels."""
+        if self.weight_decay:
+            torch._foreach_add_(gradients, parameters, alpha=self.weight_decay)
+        if self.momentum:
+            torch._foreach_mul_(state, self.momentum)
+            torch._foreach_add_(state, gradients)
+        torch._foreach_sub_(parameters, torch._foreach_mul(state if self.momentum else gradients, lr))
+
 
 class Adam(NamedTuple):
     """m ← β₁ m + (1 − β₁) ∇E, v ← β₂ v + (1 − β₂) (∇E)², w ← w − η m̂ / (√v̂ + ε), both corrected for starting at 0.
@@ -49,6 +68,33 @@ class Adam(NamedTuple):
         check_positive("epsilon", self.epsilon)
         _check_below_one(beta1=self.beta1, beta2=self.beta2)
 
+    def n_state(self, n: int) -> int:
+        """How many tensors are remembered for n parameters: all m, all v and the count of steps."""
+        return 2 * n + 1
+
+    def new_state(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What is remembered before the first step."""
+        count = torch.zeros((), dtype=torch.float32, device=parameters[0].device)
+        return [*(torch.zeros_like(p) for _ in "mv" for p in parameters), count]
+
+    def apply_(
+        self, parameters: list[Tensor], gradients: list[Tensor], state: list[Tensor], lr: float | Tensor
+    ) -> None:
+        """A step by gradients; η may be on the device."""
+        n = len(parameters)
+        m, v, count = state[:n], state[n : 2 * n], state[2 * n]
+        count.add_(1)
+        torch._fused_adam_(
+            *(parameters, gradients, m, v, [], [count] * n),
+            lr=lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=0.0,
+            eps=self.epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
+
 
 Update = Descent | Adam
 
@@ -58,6 +104,49 @@ def _check_below_one(**settings: float) -> None:
         check_not_negative(name, value)
         if value >= 1:
             raise ArgumentError(name, f"must be less than 1, got {value!r}")
+
+
+class Masks(NamedTuple):
+    """Dropout of a call: which outputs of each hidden layer are kept, uint8 (n, O) of 0 and 1, and the factor on them.
+
+    The factor is 1 / (1 − p), where p is the chance of an output to be left out.
+    """
+
+    kept: Sequence[Tensor]
+    factor: float
+
+
+class Run(NamedTuple):
+    """What a call met: outputs, penalties and losses of each mini-batch before its step.
+
+    Attributes:
+        outputs: the network's, in the order of the call, (n, K).
+        penalties: λ/2 Σ w² at each step, (steps,).
+        losses: E of each mini-batch without the penalty, as the reduction says, (steps,).
+    """
+
+    outputs: Tensor
+    penalties: Tensor
+    losses: Tensor
+
+
+class NotFiniteError(FloatingPointError):
+    """Training met a NaN or an infinity; the parameters and the state are what they were before the call.
+
+    Attributes:
+        step: which mini-batch of the call, counted from 0; None where a replay of the call did not find it again.
+        parameter: what is not finite after it, such as "weight of layer 1".
+    """
+
+    def __init__(self, step: int | None, parameter: str) -> None:
+        self.step, self.parameter = step, parameter
+        where = "of this call" if step is None else f"at mini-batch {step + 1} of this call"
+        super().__init__(
+            f"the {parameter} became NaN or infinite {where}: lower the learning rate, or scale the inputs"
+        )
+
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[int | None, str]]:
+        return NotFiniteError, (self.step, self.parameter)
 
 
 class Support(NamedTuple):
