@@ -196,7 +196,9 @@ class CompiledLoop:
         weight, *others = [_in_groups(tensor, n_groups, size, width) for tensor in tensors]
         weight = weight.double().transpose(1, 2).flatten(1).contiguous()
         units, number = Units(*(t.numpy() for t in (weight, *others))), errors.numpy().dtype.type
-        numbers = size, number(lr), number(2 if bank.bipolar else 1), int(bank.n_samples), errors.numpy()
+        with np.errstate(over="ignore"):  # an η that is infinite in this dtype is found in the weights
+            rate = number(lr)
+        numbers = size, rate, number(2 if bank.bipolar else 1), int(bank.n_samples), errors.numpy()
         learn_one, learn_groups = LOOPS[width]
         if threads > 1 and n_groups > 1:
             learn_groups(self._samples, order.contiguous().numpy(), units, *numbers)

@@ -10,7 +10,7 @@ from nnlab.estimators.arrays import Array, Place
 from nnlab.estimators.callbacks import epochs_of_fit, with_callbacks
 from nnlab.estimators.linear_units import LinearUnits
 from nnlab.networks import PerceptronBank
-from nnlab.validation import check_at_least, check_choice, check_not_negative, check_positive
+from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative, check_positive
 
 
 class Perceptron(LinearUnits):
@@ -104,6 +104,8 @@ class Perceptron(LinearUnits):
         )
         bank.weight.copy_(start[:, 1:])
         bank.bias.copy_(start[:, 0])
+        if not bank.weight.isfinite().all():
+            raise ArgumentError("init_std", f"must be smaller than {self.init_std}: a weight to start from is infinite")
         engine, order = PerceptronEngine(bank, x, labels), torch.arange(len(x), device=place.device)
         self.errors_: list[int] = []
 
@@ -113,7 +115,11 @@ class Perceptron(LinearUnits):
         for _ in epochs_of_fit(self, self.n_iter, stopped, lambda: {"w_": self._weights(place, bank)}, X=X, y=y):
             if self.shuffle:
                 order = place.tensor(rng.permutation(len(x)))
-            self.errors_.append(int(engine.run_(order, float(self.eta)).count_nonzero()))
+            try:
+                errors = engine.run_(order, float(self.eta))
+            except FloatingPointError as error:
+                raise ArgumentError("eta", f"must be smaller than {self.eta}: {error}") from error
+            self.errors_.append(int(errors.count_nonzero()))
         self.w_ = self._weights(place, bank)
         self.n_iter_ = len(self.errors_)
         self.converged_ = self.errors_[-1] == 0

@@ -217,7 +217,8 @@ def run(arguments: Sequence[str]) -> None:
         if debug:
             raise
         if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: error: {error} (--optimizer.lr)", file=sys.stderr)
+            change = f" ({flag_of('lr', learner)})" if learner else ""
+            print(f"nnlab {arguments[0]}: error: {error}{change}", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         mistake = _users_mistake(error)

@@ -133,3 +133,13 @@ def test_a_parameter_out_of_range_is_named(iris, options, message):
 def test_numpys_numbers_are_numbers(iris):
     perceptron = Perceptron(np.float32(0.5), np.int64(3), tol=np.int32(0)).fit(*iris)
     assert perceptron.n_iter_ == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype"), [("eta", 1e308, np.float64), ("eta", 1e60, np.float32), ("init_std", 1e60, np.float32)]
+)
+def test_weights_that_become_infinite_name_what_was_too_large(iris, name, value, dtype):
+    X, y = iris
+    with pytest.raises(ArgumentError, match=f"^{name} must be smaller than") as caught:
+        Perceptron(**{name: value}).fit((1e4 * X).astype(dtype), y)
+    assert caught.value.argument == name

@@ -314,3 +314,12 @@ def test_a_bug_is_no_users_mistake(monkeypatch):
     monkeypatch.setattr("nnlab.training.datamodule.MNISTDataModule.setup", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         nnlab("fit", *smoke())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag"), [(("--config", SMOKE), "--optimizer.lr"), (PERCEPTRON, "--model.lr")], ids=["mlp", "perceptron"]
+)
+def test_training_that_becomes_infinite_names_the_flag_of_the_learning_rate(recipe, flag):
+    ended = nnlab("fit", *recipe, f"{flag}=1e30" if "optimizer" in flag else f"{flag}=1e308", "--trainer.max_epochs=3")
+    assert ended.status == 1
+    assert re.search(rf"^nnlab fit: error: the weights? of .+ \({flag}\)$", ended.err), ended.err
