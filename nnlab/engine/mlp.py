@@ -659,7 +659,7 @@ class MLPEngine:
             self._sparse = self._steps = self._layer = None
             logger.info("the first layer multiplies by zeros too, which takes two to four times as long: %s", problem)
 
-    # ---- what a call reports -------------------------------------------------------------------------------------------
+    # ---- what a call reports -----------------------------------------------------------------------------------------
 
     def _scales(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """What each sample's error is multiplied by, (n,), and whether the weights of a mini-batch are all 0."""

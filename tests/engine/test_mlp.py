@@ -746,8 +746,8 @@ def test_what_cannot_be_run_is_refused_and_nothing_is_changed(order, update, mes
         (lambda state: [state[0][:1], *state[1:]], "state must have float32 (5, 7) on cpu at 0, got float32 (1, 7) on"),
         (lambda state: [*state[:3], state[3].double()], "state must have float32 (3,) on cpu at 3, got float64 (3,)"),
         (
-            lambda state: [state[0].T.clone().T, *state[1:]],
-            "state must have float32 (5, 7) on cpu at 0, got float32 (5",
+            lambda state: [state[0].T.contiguous().T, *state[1:]],
+            "state must have float32 (5, 7) on cpu at 0, got float32 (5, 7) on cpu, not contiguous",
         ),
     ],
     ids=["too few", "shape", "dtype", "not contiguous"],
