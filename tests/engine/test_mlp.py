@@ -612,6 +612,8 @@ def test_tensors_that_require_a_gradient_are_taken_as_they_are(density):
         [*given.network.parameters()], given.network.activations, given.loss, given.x, given.target, batch_size=6
     )
     assert not engine.run_(order_of(given), PLAIN).outputs.requires_grad
+    engine.set_inputs_(given.x)
+    assert engine.skips_zeros == (density < 1)
     assert_all_close([p.detach() for p in given.network.parameters()], expected.parameters, TRAJECTORY[torch.float64])
 
 
@@ -656,12 +658,12 @@ def test_a_loss_that_is_infinite_is_named():
 
 
 def test_a_sum_of_losses_that_is_infinite_is_named():
-    given = problem([2, 1], ["identity"], "sum_of_squares", torch.float32, "cpu", n=4)
-    given.x[2:], given.target[:] = 1.6e19, 0  # errors up to 3e38, of which two are too many
-    engine, parameters = engine_of(given, 2, reduction="sum")
-    parameters[0][:], parameters[1][:] = 0.7, 0
+    given = problem([2, 1], ["identity"], "sum_of_squares", torch.float32, "cpu", n=6)
+    given.x[:3], given.x[3:], given.target[:] = 0, 1, 0
+    engine, parameters = engine_of(given, 3, reduction="sum")
+    parameters[0][:], parameters[1][:] = 0.9e19, 0  # an error is then 1.6e38, the sum of three more than 3.4e38
     with pytest.raises(NotFiniteError, match=r"^the loss became NaN or infinite at mini-batch 2"):
-        engine.run_(torch.arange(4), Descent(1e-45))
+        engine.run_(torch.arange(6), Descent(1e-30))
 
 
 # Bad input
