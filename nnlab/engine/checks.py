@@ -75,7 +75,7 @@ def checked_inputs(x: Any, weight: Tensor, dtype: torch.dtype) -> Any:
             )
         return x
     check_tensors(x=(x, "N I"), weight=(weight, "O I"))
-    return x.to(dtype)
+    return x.detach().to(dtype)
 
 
 def checked_order(order: Tensor, n_samples: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,6 +88,7 @@ def checked_order(order: Tensor, n_samples: int, device: torch.device) -> tuple[
     bad = ((order < 0) | (order >= n_samples)).any()
     if device.type == "cpu" and bad:
         raise out_of_range(n_samples)
+    order = order.contiguous()  # of other indices, compiled loops would be compiled anew
     return (order if device.type == "cpu" or not len(order) else order.clamp(0, n_samples - 1)), bad
 
 
@@ -114,8 +115,9 @@ def check_state(state: Sequence[Tensor], update: Update, parameters: Sequence[Te
         raise ArgumentError("state", f"must be {expected} tensors for {update}, got {len(state)}")
     for k, tensor in enumerate(state[:expected]):
         like = parameters[k % n] if k < 2 * n else torch.empty((), dtype=torch.float32, device=parameters[0].device)
-        if form(tensor) != form(like) or tensor.device != like.device or not tensor.is_contiguous():
-            came = f"{form(tensor)} on {tensor.device}" + ", not contiguous" * (not tensor.is_contiguous())
+        right = tensor.dtype == like.dtype and tensor.shape == like.shape and tensor.device == like.device
+        if not (right and tensor.is_contiguous()):
+            came = f"{form(tensor)} on {tensor.device}" + ", not contiguous" * right
             raise ArgumentError("state", f"must have {form(like)} on {like.device} at {k}, got {came}")
 
 

@@ -1,5 +1,6 @@
 """The engine's steps in place are the pure operations', whatever is asked of it, to rounding alone."""
 
+import contextlib
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -334,6 +335,17 @@ def test_what_was_learnt_before_an_interrupt_is_kept(monkeypatch, density, deep)
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
 
 
+def test_an_interrupt_while_buffers_are_made_costs_nothing(device, monkeypatch):
+    given = classes(torch.float64, device)
+    engine, parameters = engine_of(given, 6)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(torch, "zeros", lambda *size, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
+        engine.run_(order_of(given), PLAIN)
+    engine.run_(order_of(given), PLAIN)
+    expected = by_the_loop(given, order_of(given).split(6), PLAIN)
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
 def test_bfloat16_computes_each_step_with_what_the_last_one_left(device):
     given = classes(torch.float32, device, hidden=20)
     engine, _ = engine_of(given, 6, dtype=torch.bfloat16)
@@ -378,6 +390,14 @@ def test_no_samples_are_no_steps():
     engine, _ = engine_of(given, 6)
     assert engine.run_(torch.arange(0), Descent(0.1)).outputs.shape == (0, 3)
     assert engine.outputs().shape == (0, 3)
+
+
+def test_no_inputs_teach_the_biases():
+    target = torch.tensor([0, 1, 1])
+    weight, bias = torch.zeros(2, 0), torch.zeros(2)
+    engine = MLPEngine([weight, bias], ["identity"], "softmax_cross_entropy", torch.zeros(3, 0), target)
+    engine.run_(torch.arange(3), Descent(6.0))
+    assert_close(bias, torch.tensor([-1.0, 1.0]))
 
 
 def test_an_empty_order_changes_nothing():
@@ -431,6 +451,42 @@ def test_an_activation_in_place_is_its_operation(device, name, dtype, layout):
         torch.testing.assert_close(found, right, rtol=relative, atol=relative * scale, equal_nan=True)
 
 
+@pairwise(name=["relu", "gelu"], update={"plain": PLAIN, "adam": Adam(0.01)}, masked=[False, True])
+def test_products_of_onednn_are_those_of_torch(monkeypatch, name, update, masked):
+    monkeypatch.setattr(mlp, "ONEDNN_FROM", 1)
+    given = problem([7, 6, 5, 3], [name, name, "identity"], "softmax_cross_entropy", torch.float32, "cpu")
+    kept = [(torch.rand(53, units) < 0.6).byte() for units in (6, 5)]
+    parts = iter(range(0, 53, 6))
+
+    def drawn(n: int) -> list[Tensor]:
+        start = next(parts)
+        return [layer[start : start + n] / 0.6 for layer in kept]
+
+    loop = adam_of(update) if isinstance(update, Adam) else update
+    expected = by_the_loop(given, order_of(given).split(6), loop, masks=drawn if masked else None)
+    engine, parameters = engine_of(given, 6)
+    run = engine.run_(order_of(given), update, Masks(kept, 1 / 0.6) if masked else None)
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float32])
+    assert_close(run.outputs, expected.outputs, TRAJECTORY[torch.float32])
+
+
+@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
+def test_each_call_may_ask_for_something_else(device, density):
+    given = classes(torch.float64, device, density=density)
+    order, parameters = order_of(given), [p.detach().clone() for p in given.network.parameters()]
+    masks = Masks([(torch.rand(53, 8) < 0.6).byte().to(device)], 1 / 0.6)
+    calls = [(PLAIN, None), (PLAIN, masks), (PLAIN, None), (Adam(0.01), None), (PLAIN, masks._replace(factor=2.0))]
+    calls += [(Adam(0.02), masks), (PLAIN, None), (Adam(0.02, beta1=0.5), None)]
+    engine, found = engine_of(given, 6)
+    state: list[Tensor] = []
+    for update, asked in (call for call in calls for _ in range(2)):
+        fresh = MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target, batch_size=6)
+        fresh.state = state
+        run, expected = engine.run_(order, update, asked), fresh.run_(order, update, asked)
+        state = fresh.state
+        torch.testing.assert_close([*found, *engine.state, *run], [*parameters, *state, *expected], rtol=0, atol=0)
+
+
 def test_every_row_of_the_tables_has_its_forms_in_place():
     """Without them a row works and is copied, which takes longer."""
     assert [name for name, row in ACTIVATIONS.items() if row.forward_ is None or row.backward_ is None] == []
@@ -482,8 +538,83 @@ def test_other_inputs_for_the_same_samples_need_no_other_engine(form, density):
     given.network.load_state_dict(dict(zip(given.network.state_dict(), first.parameters, strict=True)))
     expected = by_the_loop(given._replace(x=dense[1]), order.split(6), PLAIN)
     assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
-    with pytest.raises(ArgumentError, match=r"^x must stay"):
-        engine.set_inputs_(epochs[1][:9])
+    other = forms["csr" if form == "float" else "float"](dense[1])
+    for bad in (epochs[1][:9], other):
+        with pytest.raises(ArgumentError, match=r"^x must stay .*40\), got "):
+            engine.set_inputs_(bad)
+
+
+@pytest.mark.parametrize("parameters", DTYPES, ids=str)
+def test_a_csr_matrix_is_taken_in_the_dtype_of_the_parameters(sparse_inputs, parameters):
+    given = classes(parameters, density=0.1)
+    kinds = [np.float32, np.float64] if parameters == torch.float32 else [np.float64, np.float32]
+    given = given._replace(x=given.x.half().to(parameters))  # exact in each
+    of_dtype, of_other = (scipy.sparse.csr_array(given.x.numpy().astype(kind)) for kind in kinds)
+    found = []
+    for x in (of_dtype, of_other, scipy.sparse.csr_matrix(of_dtype)):
+        engine, changed = engine_of(given._replace(x=of_dtype), 6)
+        engine.set_inputs_(x)
+        engine.run_(order_of(given), PLAIN)
+        found.append([*changed, engine.outputs()])
+        engine, changed = engine_of(given._replace(x=x), 6)
+        engine.run_(order_of(given), PLAIN)
+        found.append([*changed, engine.outputs()])
+    assert len(sparse_inputs) == 6
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_other_inputs_are_taken_although_they_cannot_be_compiled(monkeypatch, when):
+    given = classes(torch.float64, density=0.1)
+    engine, parameters = engine_of(given, 6)
+    engine.run_(order_of(given), PLAIN)
+    start = [p.clone() for p in parameters]
+    problem = sparse.NotCompiledError("no threads") if when == "before" else KeyboardInterrupt()
+    with monkeypatch.context() as patch:
+        patch.setattr(sparse.SparseInputs, "replace_", lambda *_: (_ for _ in ()).throw(problem))
+        with pytest.raises(KeyboardInterrupt) if when == "during" else contextlib.nullcontext():
+            engine.set_inputs_(2 * given.x)
+    assert not engine.skips_zeros
+    engine.run_(order_of(given), PLAIN)
+    assert engine.skips_zeros == (when == "during")  # after an interrupt they are looked at again
+    other, expected = engine_of(given._replace(x=2 * given.x), 6)
+    for p, q in zip(expected, start, strict=True):
+        p.copy_(q)
+    other.run_(order_of(given), PLAIN)
+    assert_all_close(parameters, expected, TRAJECTORY[torch.float64])
+
+
+@pairwise(inputs=["dense", "sparse"], first=["run", "outputs", "made"])
+def test_an_engine_is_used_in_inference_mode_and_out_of_it(inputs, first):
+    given = classes(torch.float32, density=DENSITY[inputs])
+    expected = by_the_loop(given, [*order_of(given).split(6)] * (3 if first == "run" else 2), FULL)
+    engine, parameters = engine_of(given, 6)
+    with torch.inference_mode():
+        if first == "run":
+            engine.run_(order_of(given), FULL)
+        elif first == "outputs":
+            engine.outputs()
+        else:
+            engine = MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target, batch_size=6)
+    for _ in range(2):
+        engine.run_(order_of(given), FULL)
+    assert_all_close(parameters, expected.parameters, 2 * TRAJECTORY[torch.float32])
+
+
+@pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
+def test_tensors_that_require_a_gradient_are_taken_as_they_are(density):
+    given = problem([40, 8, 3], ["tanh", "identity"], "sum_of_squares", torch.float64, "cpu", density=density)
+    expected = by_the_loop(given, order_of(given).split(6), PLAIN)
+    for tensor in (given.x, given.target):
+        tensor.requires_grad_()
+    engine = MLPEngine(
+        [*given.network.parameters()], given.network.activations, given.loss, given.x, given.target, batch_size=6
+    )
+    assert not engine.run_(order_of(given), PLAIN).outputs.requires_grad
+    engine.set_inputs_(given.x)
+    assert engine.skips_zeros == (density < 1)
+    assert_all_close([p.detach() for p in given.network.parameters()], expected.parameters, TRAJECTORY[torch.float64])
 
 
 def test_engines_in_threads_do_not_disturb_one_another():
@@ -526,6 +657,15 @@ def test_a_loss_that_is_infinite_is_named():
     assert torch.equal(parameters[0], next(given.network.parameters()))
 
 
+def test_a_sum_of_losses_that_is_infinite_is_named():
+    given = problem([2, 1], ["identity"], "sum_of_squares", torch.float32, "cpu", n=6)
+    given.x[:3], given.x[3:], given.target[:] = 0, 1, 0
+    engine, parameters = engine_of(given, 3, reduction="sum")
+    parameters[0][:], parameters[1][:] = 0.9e19, 0  # an error is then 1.6e38, the sum of three more than 3.4e38
+    with pytest.raises(NotFiniteError, match=r"^the loss became NaN or infinite at mini-batch 2"):
+        engine.run_(torch.arange(6), Descent(1e-30))
+
+
 # Bad input
 
 GOOD = {"activations": ["relu", "identity"], "loss": "softmax_cross_entropy"}
@@ -547,6 +687,8 @@ def test_parameters_that_are_not_contiguous_are_refused():
         ({"loss": "hinge"}, "loss must be one of"),
         ({"x": torch.zeros(9, 6)}, "weight must have shape (O, I) with I = 6 as in x, got (5, 7)"),
         ({"x": torch.zeros(9, 6, dtype=torch.uint8)}, "x must be (N, 7) on cpu, got (9, 6) on cpu"),
+        ({"x": scipy.sparse.csr_array(np.zeros((9, 7), int))}, "x must be float32 or float64 in CSR form, got int64"),
+        ({"dtype": torch.int64}, "dtype must be a floating-point dtype, got torch.int64"),
         ({"x": [[0.0] * 7]}, "x must be a torch.Tensor or a CSR matrix of scipy, got list"),
         ({"x": torch.zeros(9, 7, dtype=torch.float64)}, "weight must have the dtype of x"),
         ({"target": torch.zeros(8, dtype=torch.int64)}, "target must have shape (N,) with N = 9, got (8,)"),
@@ -577,6 +719,8 @@ def test_what_cannot_be_trained_is_refused(change, message):
         (torch.tensor([0.0]), Descent(0.1), "order must be int64 (n,) on cpu, got float32 (1,) on cpu"),
         (torch.arange(10) % 9, Descent(0.1), "order must hold at most 9 indices, got 10"),
         (torch.tensor([[0]]), Descent(0.1), "order must be int64 (n,) on cpu, got int64 (1, 1) on cpu"),
+        ([0], Descent(0.1), "order must be int64 (n,) on cpu, got list"),
+        (torch.tensor([0]), (0.1, 0.0, 0.0), "update must be Descent or Adam, got (0.1, 0.0, 0.0)"),
         (torch.tensor([0]), Descent(0.0), "lr must be a number greater than 0, got 0.0"),
         (torch.tensor([0]), Descent(0.1, momentum=1.0), "momentum must be less than 1, got 1.0"),
         (torch.tensor([0]), Descent(0.1, weight_decay=-1.0), "weight_decay must be a number of at least 0, got -1.0"),
@@ -592,6 +736,41 @@ def test_what_cannot_be_run_is_refused_and_nothing_is_changed(order, update, mes
         engine.run_(order, update)
     assert str(error.value) == message
     torch.testing.assert_close(parameters, [p.detach() for p in given.network.parameters()], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state[:3],
+            "state must be 4 tensors for Descent(lr=0.05, momentum=0.9, weight_decay=0.0), got 3",
+        ),
+        (lambda state: [state[0][:1], *state[1:]], "state must have float32 (5, 7) on cpu at 0, got float32 (1, 7) on"),
+        (lambda state: [*state[:3], state[3].double()], "state must have float32 (3,) on cpu at 3, got float64 (3,)"),
+        (
+            lambda state: [state[0].T.contiguous().T, *state[1:]],
+            "state must have float32 (5, 7) on cpu at 0, got float32 (5, 7) on cpu, not contiguous",
+        ),
+    ],
+    ids=["too few", "shape", "dtype", "not contiguous"],
+)
+def test_a_state_of_another_update_or_network_is_refused(change, message):
+    given = problem([7, 5, 3], GOOD["activations"], GOOD["loss"], torch.float32, "cpu", n=9)
+    engine, parameters = engine_of(given, 4)
+    engine.run_(torch.arange(9), DESCENTS["momentum"])
+    engine.state, before = change(engine.state), [p.clone() for p in parameters]
+    with pytest.raises(ArgumentError) as error:
+        engine.run_(torch.arange(9), DESCENTS["momentum"])
+    assert str(error.value).startswith(message)
+    torch.testing.assert_close(parameters, before, rtol=0, atol=0)
+    engine.run_(torch.arange(9), PLAIN)  # which needs none
+
+
+def test_dropout_is_refused_without_a_hidden_layer():
+    given = problem([7, 3], ["identity"], GOOD["loss"], torch.float32, "cpu", n=9)
+    engine, _ = engine_of(given, 4)
+    with pytest.raises(ArgumentError, match=r"^masks must be None for a network without a hidden layer"):
+        engine.run_(torch.arange(9), PLAIN, Masks([], 2.0))
 
 
 def test_a_mean_over_weights_that_are_all_zero_is_refused():
