@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,14 @@ from nnlab.validation import (
     check_sample_weight,
     check_tensors,
 )
+
+logger = logging.getLogger("nnlab")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once for each message."""
+    logger.warning(message)
 
 
 def check_network(parameters: Sequence[Tensor], activations: Sequence[str]) -> None:

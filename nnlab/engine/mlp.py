@@ -28,6 +28,7 @@ from nnlab.engine.checks import (
     checked_order,
     form,
     out_of_range,
+    warn_once,
 )
 from nnlab.engine.recording import Recordings
 from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, check_compiled, pays
@@ -48,7 +49,7 @@ GROUP_BYTES = 2 << 20  # of gathered samples at most on a CPU: they stay in the 
 AT_ONCE = 1024  # samples of a forward pass alone: what lies between two layers stays in the cache
 
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build of torch
-ONEDNN_FROM = 1 << 22  # products, N I O; of fewer, a product into a buffer is as fast
+ONEDNN_FROM = 512  # inputs and units; with 256 both take as long, and with 100 oneDNN 1.4 times as long
 
 
 class _Batch(NamedTuple):
@@ -60,7 +61,7 @@ class _Batch(NamedTuple):
     scale: Tensor  # of each sample's error, (n, 1)
     masks: list[Tensor]  # of the hidden layers; empty without dropout
     outputs: Tensor
-    squares: Tensor  # Σ w², in parts
+    squares: Tensor  # Σ w² in parts, from Triton's kernels, or the norm of each weight
     z: list[Tensor]  # of the hidden layers
     delta: list[Tensor]  # of all layers
     u: list[Tensor]  # of all layers; of 0 samples where the activation saves z
@@ -188,7 +189,7 @@ class MLPEngine:
     def run_(self, order: Tensor, update: Update, masks: Masks | None = None) -> Run:
         """Train on the samples at these indices, a mini-batch at a time.
 
-        An interrupted call keeps the steps that it made.
+        A call that raises, or is interrupted, leaves parameters and state as they were before it.
 
         Args:
             order: int64 on the engine's device, (n,) with n <= N, repeats allowed.
@@ -196,8 +197,8 @@ class MLPEngine:
             masks: dropout.
 
         Raises:
-            ArgumentError: an argument is not as described; nothing has changed.
-            NotFiniteError: a parameter, a loss or the state became NaN or infinite; all is as before the call.
+            ArgumentError: an argument is not as described.
+            NotFiniteError: a parameter, a loss or the state became NaN or infinite.
         """
         if not isinstance(update, Descent | Adam):
             raise ArgumentError("update", f"must be Descent or Adam, got {update!r}")
@@ -209,19 +210,21 @@ class MLPEngine:
         scale, bad_weight = self._scales(order)
         self._prepare(update, masks)
         start = [tensor.clone() for tensor in self._changed(update)]
-        outputs, squares = self._pass_(order, scale, update, masks)
-        losses = self._losses(outputs, order, scale)
-        found = torch.stack([bad_order, bad_weight, self._is_finite(update, losses).logical_not()])
-        if not found.any():  # on a CUDA device the one time that the host waits
-            return Run(outputs, squares * (self._l2 / 2), losses)
         try:
-            if found[0]:
-                raise out_of_range(self._n_samples)
-            if found[1]:
-                raise all_zero()
-            raise self._first_not_finite(start, order, scale, update, masks)
-        finally:
+            outputs, squares = self._pass_(order, scale, update, masks)
+            losses = self._losses(outputs, order, scale)
+            found = torch.stack([bad_order, bad_weight, self._looks_finite(update, losses).logical_not()])
+            if found.any():  # on a CUDA device the one time that the host waits
+                if found[0]:
+                    raise out_of_range(self._n_samples)
+                if found[1]:
+                    raise all_zero()
+                if not all(tensor.isfinite().all() for tensor in (*self._changed(update), losses)):
+                    raise self._first_not_finite(start, order, scale, update, masks)
+        except BaseException:
             torch._foreach_copy_(self._changed(update), start)
+            raise
+        return Run(outputs, squares * (self._l2 / 2), losses)
 
     def _pass_(self, order: Tensor, scale: Tensor, update: Update, masks: Masks | None) -> tuple[Tensor, Tensor]:
         """Train; the outputs, (n, K), and Σ w² of all weights, (steps,), before each step."""
@@ -245,7 +248,8 @@ class MLPEngine:
                 key = len(batches), len(batches[-1].target), self._kind(update), self._factor
                 self._recordings.run(key, partial(self._steps_, batches, update, tensors))
                 _spread_(outputs[part], self._outputs, size, back=True)
-                torch.sum(self._squares[: len(batches)], 1, out=squares[start // size : start // size + len(batches)])
+                parts = self._squares[: len(batches)] if self._kernels else self._squares[: len(batches)].square()
+                torch.sum(parts, 1, out=squares[start // size : start // size + len(batches)])
         return outputs, squares
 
     def _steps_(self, batches: Sequence[_Batch], update: Update, tensors: _Tensors) -> None:
@@ -267,7 +271,7 @@ class MLPEngine:
     def _step_(self, batch: _Batch, update: Update, tensors: _Tensors) -> None:
         """One mini-batch: forward, δ from the output layer down, each layer's step once its δ has been used."""
         if self._l2:
-            torch.stack(torch._foreach_norm(tensors.parameters[::2]), out=batch.squares).square_()
+            torch.stack(torch._foreach_norm(tensors.parameters[::2]), out=batch.squares)
         inputs, z = self._forward_(batch, tensors)
 
         delta = batch.delta[-1]
@@ -572,14 +576,14 @@ class MLPEngine:
             return TritonStep(self._parameters, *given, state=self._changed(update)[n:], **options)
         except Exception as problem:  # whatever a compiler raises that is not there, or does not work here
             reason = str(problem).partition("\n")[0] or type(problem).__name__
-            logger.warning(
-                "steps are torch's operations, not three Triton kernels, and take 2 to 3 times as long: %s", reason
+            warn_once(
+                f"steps are torch's operations, not three Triton kernels, and take 2 to 3 times as long: {reason}"
             )
             return None
 
     @contextmanager
     def _tensors(self, update: Update | None) -> Iterator[_Tensors]:
-        """What a call computes with; copies are written back at the end, an interrupt's included."""
+        """What a call computes with; copies are written back at the end."""
         own, layer = self._parameters, self._sparse_layer()
         if layer is not None:
             n, state = len(own), [] if update is None else self.state[: update.n_state(len(own))]
@@ -683,10 +687,13 @@ class MLPEngine:
         errors = self._loss.errors(outputs.to(scale.dtype), self._target[order])
         return self._per_step(errors * scale).sum(1)
 
-    def _is_finite(self, update: Update, losses: Tensor) -> Tensor:
-        """Whether parameters, state and losses are all finite: one pass over each."""
-        norms = torch._foreach_norm([t for t in (*self._changed(update), losses) if t.numel()], float("inf"))
-        return torch.stack([norm.double() for norm in norms]).isfinite().all()
+    def _looks_finite(self, update: Update, losses: Tensor) -> Tensor:
+        """Whether the sums of parameters, state and losses are finite: one pass over each.
+
+        A sum may overflow where no number does, so that False is to be looked into. The largest magnitudes, by
+        ``_foreach_norm``, would say more, but take 20 times as long on a CPU.
+        """
+        return torch.stack([t.sum(dtype=torch.float64) for t in (*self._changed(update), losses)]).isfinite().all()
 
     def _first_not_finite(
         self, start: Sequence[Tensor], order: Tensor, scale: Tensor, update: Update, masks: Masks | None
@@ -717,7 +724,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tens
     oneDNN's product is 1.06 to 1.5 times as fast as ``torch.addmm``'s, at 512 to 2048 units and 32 to 1024 samples.
     """
     suits = ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
-    if suits and x.numel() * len(weight) >= ONEDNN_FROM:
+    if suits and min(weight.shape) >= ONEDNN_FROM:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nnlab.engine.checks import warn_once
 from nnlab.networks import PerceptronBank
 from nnlab.validation import ArgumentError, check_labels, check_positive, check_tensors
-
-logger = logging.getLogger("nnlab")
 
 
 class PerceptronEngine:
@@ -232,9 +229,3 @@ ON_CPU = (
     "the perceptron learns on the CPU: its CUDA kernel needs Triton (pip install triton), a C compiler (such as gcc) "
     "and at most 2048 features"
 )
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Log a warning, once for each message."""
-    logger.warning(message)
