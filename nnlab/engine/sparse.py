@@ -232,13 +232,14 @@ class _Coding:
         keys, codes = np.zeros((SHARES, kernels.SLOTS), bits.dtype), np.zeros((SHARES, kernels.SLOTS), np.int64)
         n_values = np.zeros(SHARES, np.int64)
         kernels.find_values(bits, keys, codes, n_values)
-        values = np.unique(keys[codes > 0].view(x.dtype))  # a NaN counts once
-        if n_values.max() > 255 or len(values) > 255:
+        distinct = np.unique(keys[codes > 0])  # as bits: NaNs of different bits are different values
+        if n_values.max() > 255 or len(distinct) > 255:
             return
-        self._keys, self._codes = keys[0] * 0, codes[0] * 0
-        kernels.add_values(self._bits(values), self._keys, self._codes, 0)
-        self.table = _aligned(256, dtype=torch.from_numpy(values).dtype)
-        self.table[1 : 1 + len(values)] = values
+        keys, codes = np.zeros_like(keys[:1]), np.zeros_like(codes[:1])
+        kernels.find_values(distinct, keys, codes, n_values[:1])
+        self._keys, self._codes = keys[0], codes[0]
+        self.table = np.zeros(256, x.dtype)
+        self.table[1 : 1 + len(distinct)] = distinct.view(x.dtype)
 
     @staticmethod
     def _bits(x: Array) -> Array:
@@ -476,7 +477,7 @@ class CompiledSteps:
             _aligned(parts, n_outputs, line, dtype=dtype),  # each part's share of the output layer's net inputs
             _aligned(parts, n_outputs + 2, line, dtype=dtype),  # the outputs, once for each thread
             _aligned(parts, n_outputs + 2, line, dtype=dtype),  # δ₂, likewise
-            np.zeros(parts),  # Σ w² of each part
+            _aligned(parts, width, dtype=dtype),  # Σ w² of each unit
         )
         self._threads: dict[tuple[bool, int, bool], _Threads] = {}  # of each kind of run
         with _compiling():  # here, where a failure can still be met
@@ -593,10 +594,10 @@ class CompiledSteps:
                 started = time.perf_counter()
                 start = self._sorted.gather_(indices[part], batch_size)
                 self._k.run_steps(
-                    *(training, min(threads, len(self._space[0])), self._sizes[0], self._forms, batch_size),
+                    *(training, min(threads, len(self._space[0])), self._sizes[0], self._forms, batch_size, begin),
                     *(indices[part], self._labels, self._targets, scale[part]),
                     *(start, self._sorted.where, self._sorted.values, *packed, *settings, *self._space),
-                    *(kept[:, part], squares[begin // batch_size :]),
+                    *(kept, squares),
                 )
                 if part.stop <= len(indices):
                     pace.note(threads, (time.perf_counter() - started) / (part.stop - begin))
