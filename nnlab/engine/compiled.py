@@ -49,8 +49,8 @@ def _on_stack(_: Any, n: Any, like: Any) -> Any:
     """A pointer to n uninitialised numbers of an array's dtype in the function's frame; n is a constant.
 
     ``a = carray(on_stack(64, w), 64)``: LLVM keeps such an array in registers across a loop, which it does not do with
-    one from ``np.empty``: 1.25 to 1.7 times as fast, and as fast as hand-written vectors. The constant must be at least
-    64: LLVM unrolls shorter loops before it can vectorise them, which is 4 to 6 times slower.
+    one from ``np.empty``: 1.9 times as fast forward, 3.3 backward, and as fast as hand-written vectors. The constant
+    must be at least 64: LLVM unrolls shorter loops before it can vectorise them, which is 4 to 6 times slower.
     """
     if not isinstance(n, types.IntegerLiteral):
         return None

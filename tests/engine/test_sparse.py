@@ -271,11 +271,11 @@ def test_wrong_samples_are_refused():
 
 def test_what_pays():
     x = torch.zeros(2000, 600)
-    assert pays(x, 32)
-    assert not pays(x, 31)
-    assert not pays(x[:100], 32)
-    assert not pays(x + 1, 32)
-    assert not pays(x.half(), 32)
+    assert pays(x, 16)
+    assert not pays(x, 15)
+    assert not pays(x[:100], 16)
+    assert not pays(x + 1, 16)
+    assert not pays(x.half(), 16)
 
 
 def test_without_numba_or_safe_threads_one_exception_says_so(monkeypatch):
