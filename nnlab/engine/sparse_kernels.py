@@ -1,8 +1,9 @@
 """The compiled loops of the sparse first layer, and of the whole step of a network with one hidden layer.
 
-**Pairs.** A sample is a list of entries, one for each pair of neighbouring features (2i, 2i + 1) of which at least one
-is not 0. An entry holds the pair's index i and two values; where all samples have at most 256 distinct values, these
-are two bytes, each the index of a value in a table. An MNIST image has 150 inputs that are not 0, but 88 such pairs.
+**Pairs.** A sample is a list of entries, one for each pair of neighbouring features (2i, 2i + 1) of which at least
+one is not 0. An entry holds the pair's index i and two values; where all samples have at most 256 distinct values,
+these are two bytes, each the index of a value in a table (an epoch is 1.15x as fast at 100 units, 1.06x at 512). An
+MNIST image has 150 inputs that are not 0, but 88 such pairs.
 
 **Order.** The entries of a block of samples are sorted by pair (``sort_blocks``). Two rows of the weight are then read
 and written once for all samples of the block, and stay in registers while the entries of their pair are worked off.
