@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 Array = np.ndarray[Any, Any]
 
 CACHE_LINE = 64  # bytes
+OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True}
 
 
 def compiled(function: Any, parallel: bool = False, fastmath: Any = False) -> Any:
@@ -27,19 +28,29 @@ def compiled(function: Any, parallel: bool = False, fastmath: Any = False) -> An
 
     Indices are not checked, and a division by 0 gives what NumPy gives.
     """
-    options = {"nogil": True, "parallel": parallel, "fastmath": fastmath, "error_model": "numpy", "boundscheck": False}
+    options = OPTIONS | {"parallel": parallel, "fastmath": fastmath}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no such folder
         return njit(**options)(function)
 
 
+def inner(function: Any, fastmath: Any = False, inline: str = "never") -> Any:
+    """The function for compiled ones to call, which take its machine code in.
+
+    It gets none of its own, no entry in the cache, and no wrapper, so Python must not call it: that ends the process.
+    That saves about a tenth of the time to compile. With inline="always" its source is taken in, which saves one more
+    optimization of all that it calls.
+    """
+    return njit(no_cpython_wrapper=True, fastmath=fastmath, inline=inline, **OPTIONS)(function)
+
+
 def _on_stack(_: Any, n: Any, like: Any) -> Any:
     """A pointer to n uninitialised numbers of an array's dtype in the function's frame; n is a constant.
 
     ``a = carray(on_stack(64, w), 64)``: LLVM keeps such an array in registers across a loop, which it does not do with
-    one from ``np.empty``: 1.25 to 1.7 times as fast, and as fast as hand-written vectors. The constant must be at least
-    64: LLVM unrolls shorter loops before it can vectorise them, which is 4 to 6 times slower.
+    one from ``np.empty``: 1.9 times as fast forward, 3.3 backward, and as fast as hand-written vectors. The constant
+    must be at least 64: LLVM unrolls shorter loops before it can vectorise them, which is 4 to 6 times slower.
     """
     if not isinstance(n, types.IntegerLiteral):
         return None
@@ -72,7 +83,7 @@ def _prefetch(_: Any, array: Any, index: Any) -> Any:
 on_stack, prefetch = intrinsic(_on_stack), intrinsic(_prefetch)
 
 
-@compiled
+@inner
 def fetch(array: Array, start: int, n: int) -> None:
     """Fetch n entries of an array into the cache, without waiting for them."""
     for j in range(start, start + n, CACHE_LINE // array.itemsize):
