@@ -336,8 +336,10 @@ class SparseLayer:
         parts, n = -(-n_units // self._k.P), min(max(batch_size, OUTPUTS_AT_ONCE), max(1, inputs.shape[0]))
         self._space = _aligned(parts, n, self._k.P, dtype=inputs.dtype)
         self._none = np.empty((parts, 0, self._k.P), self._space.dtype)
+        self._threads, self._most = _Threads(), 1
+        self._last: tuple[int, float, int] | None = None  # of the last chunk: threads, when it began, samples
         with _compiling():  # here, where a failure can still be met
-            self.gather_(torch.empty(0, dtype=torch.int64, device="cpu"))
+            self._start = self._sorted.gather_(np.empty(0, np.int64), batch_size)
             like = torch.empty(0, dtype=inputs.dtype, device="cpu")
             with self.packed(like.new_zeros(n_units, inputs.shape[1])) as (weight,):
                 u = like.new_zeros(0, n_units)
@@ -362,14 +364,27 @@ class SparseLayer:
 
         packed = tuple(self.pack(tensor) for tensor in tensors)
         try:
-            with threads_as_torch():
+            with threads_as_torch() as self._most:
+                self._last = None
                 yield packed
         finally:
             for copy, tensor in zip(packed, tensors, strict=True):
                 self.unpack_(copy, tensor)
 
     def gather_(self, order: Tensor) -> int:
-        """Make the mini-batches of these samples ready, (n,) int64 with n <= chunk; returns how many they are."""
+        """Make the mini-batches of these samples ready, (n,) int64 with n <= chunk; returns how many they are.
+
+        With each chunk the number of threads is chosen anew, see ``_Threads``.
+        """
+        from numba import set_num_threads  # noqa: PLC0415 - an extra
+
+        now = time.perf_counter()
+        if self._last is not None:
+            threads, started, n = self._last
+            self._threads.note(threads, (now - started) / n)
+        threads = self._threads.choose(self._most)
+        set_num_threads(threads)
+        self._last = (threads, now, len(order)) if len(order) else None
         self._start = self._sorted.gather_(order.numpy(), self.batch_size)
         return len(self._start)
 
