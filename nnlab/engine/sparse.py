@@ -37,7 +37,8 @@ MAX_DENSITY = 0.6
 # 64 1.4x and 1.1x, 128 1.3x and 1.06x, 256 0.97x and 0.8x; each thread computes all outputs.
 MAX_OUTPUTS = 64
 CHUNK_BATCHES = 16  # mini-batches whose entries are sorted at once, one a thread
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.2  # seconds; see _Threads
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.2  # seconds; see _Threads
+FIRST_BATCHES = 4
 SHARES = 16  # of the values, searched for distinct ones side by side
 OUTPUTS_AT_ONCE = 256  # samples, where nothing is learnt
 CHUNK_SAMPLES = 4096  # at most, but at least one mini-batch
@@ -611,8 +612,10 @@ class CompiledSteps:
                 threads = pace.choose(most)
                 part = slice(begin, begin + (chunk if threads == 1 else min(chunk, pace.batches * batch_size)))
                 set_num_threads(threads)
-                started = time.perf_counter()
                 start = self._sorted.gather_(indices[part], batch_size)
+                started = (
+                    time.perf_counter()
+                )  # of the steps alone: a short chunk takes as long to prepare as a long one
                 self._k.run_steps(
                     *(training, min(threads, len(self._space[0])), self._sizes[0], self._forms, batch_size, begin),
                     *(indices[part], self._labels, self._targets, scale[part]),
@@ -641,8 +644,8 @@ class _Threads:
 
     Threads wait for one another twice in a mini-batch. Where one of them has lost its core, each wait takes some
     milliseconds, and several threads take much longer than one. So the time that a sample takes is compared with that
-    on one thread, which the second chunk tells. After a chunk that was slower, one thread goes on alone for 0.05 s, and
-    twice as long each time up to 3.2 s; then two mini-batches try several threads, and if they are faster, 4, 8, ….
+    on one thread, which the second chunk tells. After a chunk that was slower, one thread goes on alone for 0.2 s, and
+    twice as long each time up to 3.2 s; then four mini-batches try several threads, and if they are faster, 8, ….
     The results do not depend on it. Measured on two busy cores beside one more busy process, 784-100-10, seconds an
     epoch, median of 5: one thread 0.56, two threads 10.8, two threads with this 0.88.
     """
@@ -651,7 +654,7 @@ class _Threads:
         self._alone = self._until = 0.0  # seconds a sample takes on one thread, averaged; when several are tried again
         self._pause = FIRST_PAUSE
         self._several_ran = False
-        self.batches = 2  # of the next chunk, at most
+        self.batches = FIRST_BATCHES  # of the next chunk, at most
 
     def choose(self, most: int) -> int:
         """The number of threads for the next chunk."""
@@ -667,7 +670,7 @@ class _Threads:
         self._several_ran = True
         if self._alone and seconds > self._alone:
             self._until, self._pause = time.perf_counter() + self._pause, min(2 * self._pause, LONGEST_PAUSE)
-            self.batches = 2
+            self.batches = FIRST_BATCHES
         else:
             self._pause = max(self._pause / 2, FIRST_PAUSE)
             self.batches = min(2 * self.batches, CHUNK_BATCHES)
