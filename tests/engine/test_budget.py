@@ -82,11 +82,11 @@ RECIPES = {
     "plain": Recipe(8),
     "mlp.yaml": Recipe(15, Descent(0.1, 0.9, 1e-4)),
     "mlp_chapter.yaml": Recipe(
-        18, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
+        17, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
     ),
     "adam": Recipe(12, Adam(0.01)),
     "dropout": Recipe(12, dropout=0.5),
-    "l2": Recipe(17, options={"l2": 0.01}),
+    "l2": Recipe(16, options={"l2": 0.01}),
     "weighted": Recipe(8, weighted=True),
     "bf16": Recipe(15, options={"dtype": torch.bfloat16}),
     "three layers": Recipe(12, sizes=(20, 10, 10, 5)),

@@ -626,6 +626,30 @@ def test_engines_in_threads_do_not_disturb_one_another():
         assert_all_close(found, right, TRAJECTORY[torch.float64])
 
 
+@pytest.mark.parametrize(
+    ("kept", "factor", "message"),
+    [
+        (torch.ones(53, 8, dtype=torch.bool), 2.0, "masks must be uint8 on cpu, got torch.bool on cpu"),
+        (torch.ones(53, 8, dtype=torch.uint8), 0.0, "factor must be a number greater than 0, got 0.0"),
+        (torch.ones(53, 7, dtype=torch.uint8), 2.0, "masks must be of shapes [(53, 8)], got [(53, 7)]"),
+    ],
+    ids=["dtype", "factor", "shape"],
+)
+def test_masks_that_do_not_fit_are_refused(kept, factor, message):
+    engine, _ = engine_of(classes(torch.float32), 6)
+    with pytest.raises(ArgumentError) as error:
+        engine.run_(torch.arange(53), PLAIN, Masks([kept], factor))
+    assert str(error.value) == message
+
+
+def test_outputs_after_a_plain_call_are_the_networks(device):
+    """On CUDA, such a call has copies of the parameters of its own."""
+    given = classes(torch.float64, device)
+    engine, parameters = engine_of(given, 6)
+    engine.run_(order_of(given), PLAIN)
+    assert_close(engine.outputs(), mlp_forward(given.x, parameters, given.network.activations)[-1].z)
+
+
 # NaN and infinity
 
 
