@@ -101,9 +101,7 @@ def by_the_loop(
 
         w = x.new_ones(len(batch)) if weight is None else weight[batch]
         w = w / w.sum() if reduction == "mean" else w
-        losses.append(
-            LOSSES[loss].forward(z, target[batch], reduction, None if weight is None else weight[batch]).item()
-        )
+        losses.append((w * LOSSES[loss].errors(z, target[batch])).sum().item())
         grad_z, gradients = w[:, None] * LOSSES[loss].backward(one, z, target[batch]), []
         for k, h in reversed(list(enumerate(activations))):
             if k < len(drawn):

@@ -248,8 +248,9 @@ class MLPEngine:
                 key = len(batches), len(batches[-1].target), self._kind(update), self._factor
                 self._recordings.run(key, partial(self._steps_, batches, update, tensors))
                 _spread_(outputs[part], self._outputs, size, back=True)
-                parts = self._squares[: len(batches)] if self._kernels else self._squares[: len(batches)].square()
-                torch.sum(parts, 1, out=squares[start // size : start // size + len(batches)])
+                parts, done = self._squares[: len(batches)], slice(start // size, start // size + len(batches))
+                # one after the other: the order of a sum along rows may depend on how many rows there are
+                squares[done] = parts.sum(1) if self._kernels else sum(norms.square() for norms in parts.unbind(1))
         return outputs, squares
 
     def _steps_(self, batches: Sequence[_Batch], update: Update, tensors: _Tensors) -> None:
