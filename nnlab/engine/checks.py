@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnlab.engine.updates import Masks, Update
+from nnlab.engine.updates import Adam, Descent, Masks, Update
 from nnlab.ops import ACTIVATIONS, Loss
 from nnlab.validation import (
     ArgumentError,
@@ -115,6 +115,16 @@ def check_masks(masks: Masks | None, n: int, sizes: Sequence[int], device: torch
     for kept in masks.kept:
         if kept.dtype != torch.uint8 or kept.device != device:
             raise ArgumentError("masks", f"must be uint8 on {device}, got {kept.dtype} on {kept.device}")
+
+
+def check_update(update: Update, dtype: torch.dtype) -> None:
+    """Check an update, and that the parameters' dtype can hold its settings."""
+    if not isinstance(update, Descent | Adam):
+        raise ArgumentError("update", f"must be Descent or Adam, got {update!r}")
+    update.check()
+    for name, value in update._asdict().items():
+        if value > torch.finfo(dtype).max:
+            raise ArgumentError(name, f"must be at most {torch.finfo(dtype).max:.3g} in {dtype}, got {value!r}")
 
 
 def check_state(state: Sequence[Tensor], update: Update, parameters: Sequence[Tensor]) -> None:

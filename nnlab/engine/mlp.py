@@ -23,6 +23,7 @@ from nnlab.engine.checks import (
     check_network,
     check_state,
     check_target,
+    check_update,
     check_weight,
     checked_inputs,
     checked_order,
@@ -200,9 +201,7 @@ class MLPEngine:
             ArgumentError: an argument is not as described.
             NotFiniteError: a parameter, a loss or the state became NaN or infinite.
         """
-        if not isinstance(update, Descent | Adam):
-            raise ArgumentError("update", f"must be Descent or Adam, got {update!r}")
-        update.check()
+        check_update(update, self._parameters[0].dtype)
         order, bad_order = checked_order(order, self._n_samples, self._device)
         check_masks(masks, len(order), self._sizes, self._device)
         if not len(order):

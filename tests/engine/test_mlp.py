@@ -748,6 +748,7 @@ def test_what_cannot_be_trained_is_refused(change, message):
         (torch.tensor([0]), Descent(0.1, momentum=1.0), "momentum must be less than 1, got 1.0"),
         (torch.tensor([0]), Descent(0.1, weight_decay=-1.0), "weight_decay must be a number of at least 0, got -1.0"),
         (torch.tensor([0]), Adam(0.1, beta1=1.0), "beta1 must be less than 1, got 1.0"),
+        (torch.tensor([0]), Descent(1e300), "lr must be at most 3.4e+38 in torch.float32, got 1e+300"),
         (torch.tensor([0]), Adam(0.1, epsilon=0.0), "epsilon must be a number greater than 0, got 0.0"),
     ],
     ids=str,
