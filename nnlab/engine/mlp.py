@@ -581,7 +581,7 @@ class MLPEngine:
         except Exception as problem:  # whatever a compiler raises that is not there, or does not work here
             reason = str(problem).partition("\n")[0] or type(problem).__name__
             warn_once(
-                f"steps are torch's operations, not three Triton kernels, and take 2 to 3 times as long: {reason}"
+                f"steps are torch's operations, not three Triton kernels, and by estimate take 2 to 3 times as long: {reason}"
             )
             return None
 
@@ -695,7 +695,7 @@ class MLPEngine:
         """Whether the sums of parameters, state and losses are finite: one pass over each.
 
         A sum may overflow where no number does, so that False is to be looked into. The largest magnitudes, by
-        ``_foreach_norm``, would say more, but take 20 times as long on a CPU.
+        ``_foreach_norm``, would say more, but take 6 times as long on a CPU (784-256-10: 290 in place of 50 µs).
         """
         return torch.stack([t.sum(dtype=torch.float64) for t in (*self._changed(update), losses)]).isfinite().all()
 

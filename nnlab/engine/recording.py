@@ -11,7 +11,7 @@ import torch
 logger = logging.getLogger("nnlab")
 
 MOST = 4  # recordings kept: a whole group of mini-batches, and the shorter groups that end a call
-SLOWER = "steps are launched one by one, without a CUDA graph, which takes 2 to 4 times as long"
+SLOWER = "steps are launched one by one, without a CUDA graph, which by estimate takes 2 to 4 times as long"
 
 _one_at_a_time = threading.Lock()
 
