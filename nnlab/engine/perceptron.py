@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nnlab.engine.checks import warn_once
+from nnlab.engine.checks import out_of_range, warn_once
 from nnlab.networks import PerceptronBank
 from nnlab.validation import ArgumentError, check_labels, check_positive, check_tensors
 
@@ -78,7 +78,7 @@ class PerceptronEngine:
             return errors
         try:
             if not is_inside:
-                raise ArgumentError("order", f"must hold numbers from 0 to {len(self._x) - 1}, the samples there are")
+                raise out_of_range(len(self._x))
             raise FloatingPointError(self._first_not_finite(self._learner, inside, float(lr), start))
         finally:
             self._restore_(start)

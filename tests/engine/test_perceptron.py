@@ -419,8 +419,8 @@ def test_samples_that_do_not_fit_the_bank_are_refused(device, change, message):
 @pytest.mark.parametrize(
     ("order", "lr", "message"),
     [
-        (torch.tensor([0, 4]), 1.0, "^order must hold numbers from 0 to 3, the samples there are$"),
-        (torch.tensor([-1]), 1.0, "^order must hold numbers from 0 to 3"),
+        (torch.tensor([0, 4]), 1.0, "^order must hold indices from 0 to 3, the samples there are$"),
+        (torch.tensor([-1]), 1.0, "^order must hold indices from 0 to 3"),
         (torch.tensor([0.0]), 1.0, r"^order must be int64 \(n,\) on \w+(:0)?, got float32 \(1,\) on \w+(:0)?$"),
         (torch.tensor([[0]]), 1.0, r"^order must be int64 \(n,\) on \w+(:0)?, got int64 \(1, 1\) on"),
         (torch.tensor([0]), 0.0, r"^lr must be a number greater than 0, got 0\.0$"),
