@@ -581,7 +581,7 @@ class MLPEngine:
         except Exception as problem:  # whatever a compiler raises that is not there, or does not work here
             reason = str(problem).partition("\n")[0] or type(problem).__name__
             warn_once(
-                f"steps are torch's operations, not Triton's kernels, which by estimate takes 2 to 3 times as long: {reason}"
+                f"steps are torch's operations, not Triton's; by estimate they take 2 to 3 times as long: {reason}"
             )
             return None
 
