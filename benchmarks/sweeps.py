@@ -144,10 +144,6 @@ def measure_densities(session: Session, task: str, comparisons: Sequence[Compari
 
 WIDTHS, BATCHES = (512, 1024, 2048, 4096), (32, 128, 512, 1024)
 CELL_FLOP = 1.5e11  # of an epoch at each point: about a second
-TARGETS = {
-    "first": 1.2,
-    "other": 1.0,
-}  # of JAX's time over ours, where the first layer is a third of the work, and else
 
 
 def flop_per_sample(sizes: Sequence[int]) -> tuple[int, int]:

@@ -152,17 +152,8 @@ def run(mutant: Mutant) -> int:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     sys.meta_path.insert(0, mutant)
-    options = [
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "pytest_timeout",
-        "-m",
-        "not slow and not cuda",
-        "--no-header",
-    ]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "--no-header"]
+    options += ["-m", "not slow and not cuda"]
     if "/engine/" in str(mutant.file):
         os._exit(engine_tests(mutant.file.stem, options))
     try:
@@ -181,23 +172,13 @@ def engine_tests(name: str, options: list[str]) -> int:
     """Run the tests of an engine's module; 0 if they all pass."""
     if name in COMPILED:
         os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()
-    kind = (
-        "perceptron"
-        if "perceptron" in name
-        else "sparse"
-        if "sparse" in name
-        else "updates"
-        if name == "updates"
-        else ""
-    )
-    tests = [
-        f"tests/engine/test_{name}.py" for name in ([kind] if kind else []) + ([] if kind == "perceptron" else ["mlp"])
-    ]
+    kind = name.partition("_")[0]
+    kinds = {"perceptron": ["perceptron"], "sparse": ["sparse", "mlp"], "updates": ["updates", "mlp"]}
+    tests = [f"tests/engine/test_{name}.py" for name in kinds.get(kind, ["mlp"])]
     if pytest.main([*options, *tests]):
         return 1
     on_cuda = [*tests, "tests/engine/test_budget.py"] if name not in COMPILED and kind != "sparse" else []
-    here = options.index("not slow and not cuda")
-    cuda = [*options[:here], "not slow and cuda", *options[here + 1 :], "-p", "tests.pretended"]
+    cuda = [*options[:-1], "not slow and cuda", "-p", "tests.pretended"]
     return int(bool(on_cuda) and bool(pytest.main([*cuda, *on_cuda])))
 
 

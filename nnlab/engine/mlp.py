@@ -42,10 +42,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("nnlab")
 
-GROUP = (
-    64  # mini-batches gathered, and on a CUDA device recorded, at once: 1.12 times as fast as one by one for batches
-)
-# of 100 (784-100-10, one CPU thread), twice as fast for batches of 1
+# Mini-batches gathered, and on a CUDA device recorded, at once: 1.12 times as fast as one by one for batches of 100
+# (784-100-10, one CPU thread), twice as fast for batches of 1.
+GROUP = 64
 GROUP_BYTES = 2 << 20  # of gathered samples at most on a CPU: they stay in the cache until they are used
 AT_ONCE = 1024  # samples of a forward pass alone: what lies between two layers stays in the cache
 
@@ -158,9 +157,8 @@ class MLPEngine:
             check_weight(sample_weight, self._n_samples, like)
         self._target, self._weight = target.detach(), sample_weight
         classes = torch.eye(self._sizes[-1], device=self._device)
-        self._values = (self._target if target.ndim == 2 else classes).to(
-            self._dtype
-        )  # of each sample, or of each class
+        values = self._target if target.ndim == 2 else classes  # of each sample, or of each class
+        self._values = values.to(self._dtype)
 
         self.state: list[Tensor] = []
         self._used = self._parameters if self._dtype == like.dtype else [p.to(self._dtype) for p in self._parameters]

@@ -347,14 +347,6 @@ class SparseLayer:
                 self._net_inputs(np.zeros((1, inputs.n_pairs + 1), np.uint64), weight, like.new_zeros(n_units), u)
                 self._descend(np.zeros((1, inputs.n_pairs + 1), np.uint64), weight, None, u, 1.0, 1.0, 0.0, 0.0)
 
-    def pack(self, tensor: Tensor) -> Tensor:
-        """A weight, or what has its shape, (O, I), as (parts, pairs × 2, 64); what is left over is 0."""
-        return _packed(tensor, self._k.P)
-
-    def unpack_(self, packed: Tensor, tensor: Tensor) -> None:
-        """The reverse, into a tensor (O, I)."""
-        tensor.copy_(packed.transpose(1, 2).flatten(0, 1)[: tensor.shape[0], : tensor.shape[1]])
-
     @contextmanager
     def packed(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Packed copies of tensors (O, I), which are written back at the end, an interrupt's included.
@@ -363,14 +355,14 @@ class SparseLayer:
         """
         from nnlab.engine.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
 
-        packed = tuple(self.pack(tensor) for tensor in tensors)
+        packed = tuple(_packed(tensor, self._k.P, 2) for tensor in tensors)
         try:
             with threads_as_torch() as self._most:
                 self._last = None
                 yield packed
         finally:
             for copy, tensor in zip(packed, tensors, strict=True):
-                self.unpack_(copy, tensor)
+                _unpack_(copy, tensor)
 
     def gather_(self, order: Tensor) -> int:
         """Make the mini-batches of these samples ready, (n,) int64 with n <= chunk; returns how many they are.
@@ -445,12 +437,17 @@ class SparseLayer:
         self._k.descend(w, v, step, s, start, of.where, of.values, self._space, delta.numpy())
 
 
-def _packed(tensor: Tensor, width: int) -> Tensor:
-    """(O, I) as (parts, I or I + 1, width); what is left over is 0."""
+def _packed(tensor: Tensor, width: int, multiple: int = 1) -> Tensor:
+    """(O, I) as (parts, I, width), I rounded up to a multiple: of 2 for pairs of features; what is added is 0."""
     n_units, n_inputs = tensor.shape
-    padded = tensor.new_zeros(-(-n_units // width) * width, -(-n_inputs // 2) * 2)
+    padded = tensor.new_zeros(-(-n_units // width) * width, -(-n_inputs // multiple) * multiple)
     padded[:n_units, :n_inputs] = tensor
     return padded.view(-1, width, padded.shape[1]).transpose(1, 2).contiguous()
+
+
+def _unpack_(packed: Tensor, tensor: Tensor) -> None:
+    """The reverse, into a tensor (O, I)."""
+    tensor.copy_(packed.transpose(1, 2).flatten(0, 1)[: tensor.shape[0], : tensor.shape[1]])
 
 
 def _step(lr: float, momentum: float, decay: float, dtype: Any) -> Array:
@@ -557,42 +554,25 @@ class CompiledSteps:
     def _packed(
         self, parameters: Sequence[Tensor], velocity: Sequence[Tensor], keep: bool = True
     ) -> Iterator[list[Array]]:
-        """W⁽¹⁾, v of it, b⁽¹⁾, … as the loops take them; parameters and v are written back at the end."""
-        given = [*parameters, *velocity]
-        packed = [self._pack(k % 4, tensor) for k, tensor in enumerate(given)]
-        v = packed[4:] if velocity else [tensor.new_empty(0, *tensor.shape[1:]) for tensor in packed[:4]]
-        if not velocity:
-            v = [tensor.new_zeros((tensor.shape[0], *(0 for _ in tensor.shape[1:]))) for tensor in packed[:4]]
+        """W⁽¹⁾, v of it, b⁽¹⁾, … as the loops take them; parameters and v are written back at the end.
+
+        A part has its units of W⁽¹⁾ (parts, I, P), of b⁽¹⁾ (parts, P) and of W⁽²⁾ (parts, K, P); b⁽²⁾ stays (K,).
+        """
+        width, groups = self._k.P, [parameters, velocity] if velocity else [parameters]
+        packed = [
+            [_packed(w1, width, 2), _packed(b1[:, None], width)[:, 0], _packed(w2.t(), width), b2.clone()]
+            for w1, b1, w2, b2 in groups
+        ]
+        v = packed[1] if velocity else [t[:, :0] if t.ndim > 1 else t[:0] for t in packed[0]]
         try:
-            yield [part.numpy() for pair in zip(packed[:4], v, strict=True) for part in pair]
+            yield [part.numpy() for pair in zip(packed[0], v, strict=True) for part in pair]
         finally:
             if keep:
-                for k, (copy, tensor) in enumerate(zip(packed, given, strict=True)):
-                    self._unpack_(k % 4, copy, tensor)
-
-    def _pack(self, k: int, tensor: Tensor) -> Tensor:
-        """Parameter k: (O, I) as (parts, I, P), (O,) as (parts, P), (K, O) as (parts, K, P), (K,) as it is."""
-        width = self._k.P
-        if k == 0:
-            return _packed(tensor, width)
-        if k == 3:
-            return tensor.clone()
-        rows = tensor.reshape(-1, tensor.shape[-1])
-        padded = rows.new_zeros(len(rows), -(-rows.shape[1] // width) * width)
-        padded[:, : rows.shape[1]] = rows
-        packed = padded.view(len(rows), -1, width).transpose(0, 1).contiguous()
-        return packed if k == 2 else packed[:, 0].contiguous()
-
-    def _unpack_(self, k: int, packed: Tensor, tensor: Tensor) -> None:
-        """The reverse."""
-        if k == 0:
-            tensor.copy_(packed.transpose(1, 2).flatten(0, 1)[: tensor.shape[0], : tensor.shape[1]])
-        elif k == 1:
-            tensor.copy_(packed.flatten()[: len(tensor)])
-        elif k == 2:
-            tensor.copy_(packed.transpose(0, 1).flatten(1)[:, : tensor.shape[1]])
-        else:
-            tensor.copy_(packed)
+                for (w1, b1, w2, b2), copies in zip(groups, packed, strict=True):
+                    _unpack_(copies[0], w1)
+                    _unpack_(copies[1][:, None], b1[:, None])
+                    _unpack_(copies[2], w2.t())
+                    b2.copy_(copies[3])
 
     def _run(
         self, training: bool, packed: list[Array], settings: Any, order: Tensor, scale: Array, batch_size: int,
@@ -613,9 +593,8 @@ class CompiledSteps:
                 part = slice(begin, begin + (chunk if threads == 1 else min(chunk, pace.batches * batch_size)))
                 set_num_threads(threads)
                 start = self._sorted.gather_(indices[part], batch_size)
-                started = (
-                    time.perf_counter()
-                )  # of the steps alone: a short chunk takes as long to prepare as a long one
+                # Of the steps alone: a short chunk takes as long to prepare as a long one.
+                started = time.perf_counter()
                 self._k.run_steps(
                     *(training, min(threads, len(self._space[0])), self._sizes[0], self._forms, batch_size, begin),
                     *(indices[part], self._labels, self._targets, scale[part]),

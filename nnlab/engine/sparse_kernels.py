@@ -292,6 +292,19 @@ def add_squares(w0: Array, w1: Array, squares: Array) -> None:
             squares[h] += w0[h] * w0[h] + w1[h] * w1[h]
 
 
+@_inlined
+def add_products(a: Any, z: Any, where: Array, values: Array, delta: Array, sum0: Array, sum1: Array) -> None:
+    """Add δᵀ x of one pair, the entries a to z, to the sums of its two features."""
+    for j in range(a, z):
+        entry = where[j]
+        v0, v1 = both(entry, j, values)
+        of_sample = delta[entry >> SAMPLE]
+        for h in range(P):
+            d = of_sample[h]
+            sum0[h] += v0 * d
+            sum1[h] += v1 * d
+
+
 @_loop
 def add_gradient(w: Array, keep: Any, start: Array, where: Array, values: Array, delta: Array, squares: Array) -> None:
     """w ← keep w + δᵀ x of a block: each row of w is read and written once, and not at all if it stays as it is.
@@ -309,14 +322,7 @@ def add_gradient(w: Array, keep: Any, start: Array, where: Array, values: Array,
         for h in range(P):
             sum0[h] = keep * w0[h]
             sum1[h] = keep * w1[h]
-        for j in range(a, z):
-            entry = where[j]
-            v0, v1 = both(entry, j, values)
-            of_sample = delta[entry >> SAMPLE]
-            for h in range(P):
-                d = of_sample[h]
-                sum0[h] += v0 * d
-                sum1[h] += v1 * d
+        add_products(a, z, where, values, delta, sum0, sum1)
         for h in range(P):
             w0[h] = sum0[h]
         for h in range(P):
@@ -339,14 +345,7 @@ def add_gradient_and_step(
         for h in range(P):
             sum0[h] = momentum * v0[h] + decay * w0[h]
             sum1[h] = momentum * v1[h] + decay * w1[h]
-        for j in range(start[i], start[i + 1]):
-            entry = where[j]
-            x0, x1 = both(entry, j, values)
-            of_sample = delta[entry >> SAMPLE]
-            for h in range(P):
-                d = of_sample[h]
-                sum0[h] += x0 * d
-                sum1[h] += x1 * d
+        add_products(start[i], start[i + 1], where, values, delta, sum0, sum1)
         for h in range(P):  # four loops: with two arrays written in one, the sums leave their registers, 1.2x slower
             v0[h] = sum0[h]
         for h in range(P):
