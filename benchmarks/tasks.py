@@ -138,7 +138,8 @@ GOAL = Comparison(
 GROWTH = Comparison("engine", ENGINE, "softmax", [replace(EAGER, name="torch eager autograd")], tolerance=0.02)
 KERNELS = Comparison("engine", ENGINE, "softmax", [FLOOR])
 SIZES = Comparison("engine", ENGINE, "softmax", [EAGER], tolerance=0.02)
-GRID = Comparison("engine", ENGINE, "softmax", [JAX, EAGER, *PRODUCTS], tolerance=0.02)
+# Of 130,000 ReLU units in a step, one may stand so close to 0 that rounding decides on which side, and soon many do.
+GRID = Comparison("engine", ENGINE, "softmax", [JAX, EAGER, *PRODUCTS], batches=3)
 BUSY = Comparison("engine", ENGINE, "softmax", [EAGER, Peer("engine, 1 thread", {"": ENGINE}, process={"threads": 1})])
 IMPORTS = Comparison(IMPORT, Make("benchmarks.ours:statement", {"text": IMPORT}), "no samples", [LIBRARIES_PEER])
 

@@ -37,9 +37,9 @@ def check_network(parameters: Sequence[Tensor], activations: Sequence[str]) -> N
     for k, name in enumerate(activations):
         weight, bias = parameters[2 * k : 2 * k + 2]
         check_choice("activations", name, ACTIVATIONS)
-        check_tensors(
-            first=(parameters[0], "H I" if k else "O I"), weight=(weight, "O J" if k else "O I"), bias=(bias, "O")
-        )
+        check_tensors(weight=(weight, "O I"), bias=(bias, "O"))
+        if (weight.dtype, weight.device) != (parameters[0].dtype, parameters[0].device):
+            raise ArgumentError("parameters", f"must have one dtype and one device, layer {k + 1} has another")
         if k and weight.shape[1] != len(parameters[2 * k - 1]):
             raise ArgumentError("parameters", f"must fit one another, layer {k + 1} has {tuple(weight.shape)}")
         if not (weight.is_contiguous() and bias.is_contiguous()):

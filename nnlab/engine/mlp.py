@@ -161,6 +161,8 @@ class MLPEngine:
         self._values = values.to(self._dtype)
 
         self.state: list[Tensor] = []
+        suits = ONEDNN and self._on_cpu and self._dtype == torch.float32
+        self._onednn = [suits and min(weight.shape) >= ONEDNN_FROM for weight in self._parameters[::2]]  # of each layer
         self._used = self._parameters if self._dtype == like.dtype else [p.to(self._dtype) for p in self._parameters]
         self._with_bias: list[Tensor] = []  # biases as weights
         self._gradients: list[Tensor] = []
@@ -169,6 +171,7 @@ class MLPEngine:
         self._kernels: TritonStep | None = None
         self._bound: tuple[Update, list[int]] | None = None  # the update, and where its state lies
         self._masked, self._factor, self._extended = False, 1.0, False  # dropout; biases as weights
+        self._folded = False  # whether a product takes the step, too
         self._made_for: tuple[bool, ...] | None = None  # the buffers: dense inputs, dropout, biases as weights
         self._batches: dict[int, list[_Batch]] = {}
         self._looked = False  # whether the inputs are sparse
@@ -235,7 +238,7 @@ class MLPEngine:
             return found.t(), squares.to(scale.dtype)
         outputs, squares = self._by_class(1, n)[0], self._lr.new_zeros(-(-n // size))
         self._lr.fill_(update.lr)
-        if self._folds(update) and not self._on_cpu and self._kernels is None:
+        if self._folded and not self._on_cpu and self._kernels is None:
             scale = scale * -update.lr  # every δ is linear in it: no recorded operation needs to know η
         with self._tensors(update) as tensors:
             self._make_buffers(tensors.layer)
@@ -245,9 +248,10 @@ class MLPEngine:
                 key = len(batches), len(batches[-1].target), self._kind(update), self._factor
                 self._recordings.run(key, partial(self._steps_, batches, update, tensors))
                 _spread_(outputs[part], self._outputs, size, back=True)
-                parts, done = self._squares[: len(batches)], slice(start // size, start // size + len(batches))
-                # one after the other: the order of a sum along rows may depend on how many rows there are
-                squares[done] = parts.sum(1) if self._kernels else sum(norms.square() for norms in parts.unbind(1))
+                if self._l2:
+                    parts, done = self._squares[: len(batches)], slice(start // size, start // size + len(batches))
+                    # one after the other: the order of a sum along rows may depend on how many rows there are
+                    squares[done] = parts.sum(1) if self._kernels else sum(norms.square() for norms in parts.unbind(1))
         return outputs, squares
 
     def _steps_(self, batches: Sequence[_Batch], update: Update, tensors: _Tensors) -> None:
@@ -279,14 +283,15 @@ class MLPEngine:
             target = batch.target.argmax(1) if self._loss.target == "labels" else batch.target
             gradient = self._loss.backward(batch.outputs.new_ones(()), batch.outputs, target)
             torch.mul(gradient, batch.scale, out=delta)
-        folds = self._folds(update)
+        folds = self._folded
         for k in reversed(range(len(self._rows))):
             if k < len(batch.masks):
                 delta.mul_(batch.masks[k])
             row, of_layer = self._rows[k], self._without_constant(k, delta)
             _activation_backward_(row, of_layer, batch.u[k] if row.saves == "u" else self._without_constant(k, z[k]))
             if k > 0:
-                delta = _linear(delta, tensors.used[2 * k], None, batch.delta[k - 1])  # eq. 3.17: Σ_l δ_l w_lj
+                # eq. 3.17: Σ_l δ_l w_lj
+                delta = _linear(delta, tensors.used[2 * k], None, batch.delta[k - 1], self._onednn[k])
             if folds:
                 self._descend_(k, batch, of_layer, inputs[k], update, tensors)
             else:
@@ -310,7 +315,7 @@ class MLPEngine:
                 if k == 0 and tensors.layer is not None:
                     tensors.layer.net_inputs_(batch.place, weight, bias, z[k])
                 else:
-                    z[k] = _linear(below, weight.t(), bias, z[k])  # u, eq. 3.1
+                    z[k] = _linear(below, weight.t(), bias, z[k], self._onednn[k])  # u, eq. 3.1
                 _activate_(row, self._without_constant(k, z[k]), batch.u[k])  # eq. 3.2
             below = z[k]
             if k < len(batch.masks):
@@ -321,28 +326,26 @@ class MLPEngine:
 
     def _descend_(self, k: int, batch: _Batch, delta: Tensor, below: Tensor, update: Any, tensors: _Tensors) -> None:
         """Layer k's step of gradient descent: w ← w − η (δᵀ z + λ w), or that of momentum."""
-        (lr, momentum, decay), turned = update, delta.t()
+        (lr, momentum, decay), turned, layer = update, delta.t(), None if k else tensors.layer
         if self._extended:
             tensors.used[2 * k][: self._sizes[k]].addmm_(turned, below)  # δ carries −η
             return
-        for parameter, z, decayed in ((2 * k, below, decay + self._l2), (2 * k + 1, batch.ones, decay)):
-            w = tensors.parameters[parameter]
-            if parameter == 0 and tensors.layer is not None:
-                v = tensors.state[0] if momentum else None
-                settings = {"scale": 1.0, "lr": lr, "momentum": momentum, "decay": decayed}
-                tensors.layer.descend_(batch.place, w, v, delta, **settings)
-                continue
-            moved = tensors.state[parameter] if momentum else w
-            add = moved.addmv_ if z.ndim == 1 else moved.addmm_
-            if momentum:
-                add(turned, z, beta=momentum)
-                if decayed:
-                    moved.add_(w, alpha=decayed)
-                w.add_(moved, alpha=-lr)
-            elif self._on_cpu:
-                add(turned, z, beta=1 - lr * decayed, alpha=-lr)
-            else:
-                add(turned, z)  # δ carries −η
+        (w, b), of_weight = tensors.parameters[2 * k : 2 * k + 2], decay + self._l2
+        v, v_of_bias = tensors.state[2 * k : 2 * k + 2] if momentum else (None, None)
+        if layer is not None:
+            layer.descend_(batch.place, w, v, delta, scale=1.0, lr=lr, momentum=momentum, decay=of_weight)
+        elif v is not None:
+            _step_by_(w, v.addmm_(turned, below, beta=momentum), lr, of_weight)
+        elif self._on_cpu:
+            w.addmm_(turned, below, beta=1 - lr * of_weight, alpha=-lr)
+        else:
+            w.addmm_(turned, below)  # δ carries −η
+        if v_of_bias is not None:
+            _step_by_(b, v_of_bias.addmv_(turned, batch.ones, beta=momentum), lr, decay)
+        elif self._on_cpu:
+            b.addmv_(turned, batch.ones, beta=1 - lr * decay, alpha=-lr)
+        else:
+            b.addmv_(turned, batch.ones)
 
     def _differentiate_(self, k: int, batch: _Batch, delta: Tensor, below: Tensor, tensors: _Tensors) -> None:
         """Layer k's gradients, into buffers: δᵀ z (eq. 3.9) and Σₙ δₙ."""
@@ -415,7 +418,8 @@ class MLPEngine:
             for z in parts:
                 for k, row in enumerate(self._rows):
                     if k > 0:
-                        z = _linear(z, used[2 * k].t(), used[2 * k + 1], z.new_empty(len(z), self._sizes[k]))  # noqa: PLW2901
+                        out = z.new_empty(len(z), self._sizes[k])
+                        z = _linear(z, used[2 * k].t(), used[2 * k + 1], out, self._onednn[k])  # noqa: PLW2901
                     _activate_(row, z)
                 outputs[start : start + len(z)].copy_(z)
                 start += len(z)
@@ -525,6 +529,7 @@ class MLPEngine:
 
     def _prepare(self, update: Update, masks: Masks | None) -> None:
         """Make the state and the gradients that an update needs, and on a CUDA device its kernels."""
+        self._folded = self._folds(update)
         if not self.state:
             self.state = update.new_state(self._parameters)
         check_state(self.state, update, self._parameters)
@@ -534,11 +539,11 @@ class MLPEngine:
             self._recordings.forget()
             self._kernels = self._new_kernels(update)
             self._bound = bound
-        if not self._folds(update) and not self._gradients:
+        if not self._folded and not self._gradients:
             self._low = [] if self._used is self._parameters else [torch.empty_like(w) for w in self._used[::2]]
             self._gradients = [torch.empty_like(p) for p in self._parameters]
         self._masked, self._factor = masks is not None, 1.0 if masks is None else masks.factor
-        self._extended = not self._on_cpu and self._kernels is None and self._folds(update) and masks is None
+        self._extended = not self._on_cpu and self._kernels is None and self._folded and masks is None
 
     def _by_host(self, update: Update) -> bool:
         """Whether the host gives η to a kernel, which takes it on the device as float32 only."""
@@ -720,16 +725,22 @@ class MLPEngine:
 # ---- the tables' forms in place; where a row has none, the result of the pure function is copied ---------------------
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, onednn: bool) -> Tensor:
     """x W + b, in ``out`` or in a new tensor; the weight is (J, K).
 
     oneDNN's product is 1.06 to 1.5 times as fast as ``torch.addmm``'s, at 512 to 2048 units and 32 to 1024 samples.
     """
-    suits = ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
-    if suits and min(weight.shape) >= ONEDNN_FROM:
+    if onednn and x.is_contiguous():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, "none", [], "")
         return product
     return torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias, x, weight, out=out)
+
+
+def _step_by_(parameter: Tensor, v: Tensor, lr: float, decay: float) -> None:
+    """v ← v + λ w, w ← w − η v."""
+    if decay:
+        v.add_(parameter, alpha=decay)
+    parameter.add_(v, alpha=-lr)
 
 
 def _activate_(row: Activation, u: Tensor, kept: Tensor | None = None) -> None:

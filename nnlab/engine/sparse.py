@@ -31,8 +31,10 @@ MIN_INPUTS = 1 << 20  # of fewer, the compiler takes longer than it saves
 # An epoch against dense products, one thread: 16 units 2.0x as fast compiled, 1.03x where torch does the later layers.
 MIN_UNITS = 16
 # Of inputs that are not 0. An epoch against dense products, one thread, 100 and 512 units: density 0.4 2.2x as fast
-# compiled, 1.5x and 1.8x where torch does the later layers; 0.6 1.6x and 1.2x; 0.8 1.3x and 1.0x; 1 1.1x and 0.95x.
-MAX_DENSITY = 0.6
+# compiled, 1.5x and 1.8x where torch does the later layers; 0.6 1.6x and 1.2x; 0.8 1.3x and 1.0x; 1 1.1x and 0.95x. On
+# two threads, at 0.7, 1.1x to 1.4x compiled; one thread, 100 units and more than 256 distinct values 0.9x.
+MAX_DENSITY = 0.75
+
 # The compiled step against torch for the output layer, one thread, 100 and 512 units: K = 32 1.5x and 1.2x as fast,
 # 64 1.4x and 1.1x, 128 1.3x and 1.06x, 256 0.97x and 0.8x; each thread computes all outputs.
 MAX_OUTPUTS = 64
@@ -49,7 +51,7 @@ class NotCompiledError(RuntimeError):
 
 
 def pays(x: Tensor | csr_array, n_units: int) -> bool:
-    """Whether the sparse form is faster: many inputs on a CPU, at most 0.6 of them not 0, and units enough.
+    """Whether the sparse form is faster: many inputs on a CPU, at most 0.75 of them not 0, and units enough.
 
     Args:
         x: all samples' inputs, (N, I); uint8 codes count as 0 where they are 0.

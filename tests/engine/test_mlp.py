@@ -123,7 +123,7 @@ def test_an_activation_or_a_loss_without_a_form_in_place_is_copied(device, monke
         (0.1, 40, torch.float16, False),
         (0.1, 31, torch.float32, False),
         (0.1, 32, torch.float32, True),
-        (0.8, 40, torch.float32, False),
+        (0.9, 40, torch.float32, False),
     ],
     ids=str,
 )
@@ -700,6 +700,33 @@ def test_parameters_that_are_not_contiguous_are_refused():
     parameters[2] = parameters[2].T.contiguous().T
     with pytest.raises(ArgumentError, match="contiguous in memory, those of layer 2 are not"):
         MLPEngine(parameters, given.network.activations, given.loss, given.x, given.target)
+
+
+@pytest.mark.parametrize(
+    ("k", "other", "message"),
+    [
+        (1, torch.zeros(4), "bias must have shape (O,) with O = 5 as in weight, got (4,)"),
+        (1, torch.zeros(5, 1), "bias must have shape (O,) with O = 5 as in weight, got (5, 1)"),
+        (2, torch.zeros(3, 4), "parameters must fit one another, layer 2 has (3, 4)"),
+        (3, torch.zeros(3, dtype=torch.float64), "bias must have the dtype of weight, float32, got float64"),
+    ],
+)
+def test_layers_that_do_not_fit_one_another_are_refused(k, other, message):
+    given = problem([7, 5, 3], GOOD["activations"], GOOD["loss"], torch.float32, "cpu", n=9)
+    parameters = [p.detach() for p in given.network.parameters()]
+    parameters[k] = other
+    with pytest.raises(ArgumentError) as error:
+        MLPEngine(parameters, GOOD["activations"], GOOD["loss"], given.x, given.target)
+    assert str(error.value) == message
+
+
+def test_layers_of_two_dtypes_are_refused():
+    given = problem([7, 5, 3], GOOD["activations"], GOOD["loss"], torch.float32, "cpu", n=9)
+    weight, bias, *others = [p.detach() for p in given.network.parameters()]
+    with pytest.raises(ArgumentError, match="must have one dtype and one device, layer 2 has another"):
+        MLPEngine(
+            [weight, bias, *(p.double() for p in others)], GOOD["activations"], GOOD["loss"], given.x, given.target
+        )
 
 
 @pytest.mark.parametrize(
