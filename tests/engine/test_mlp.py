@@ -123,7 +123,7 @@ def test_an_activation_or_a_loss_without_a_form_in_place_is_copied(device, monke
         (0.1, 40, torch.float16, False),
         (0.1, 31, torch.float32, False),
         (0.1, 32, torch.float32, True),
-        (0.9, 40, torch.float32, False),
+        (1.0, 40, torch.float32, False),
     ],
     ids=str,
 )
