@@ -469,6 +469,15 @@ def test_products_of_onednn_are_those_of_torch(monkeypatch, name, update, masked
     assert_close(run.outputs, expected.outputs, TRAJECTORY[torch.float32])
 
 
+def test_onednn_is_for_float32_alone(monkeypatch):
+    monkeypatch.setattr(mlp, "ONEDNN_FROM", 1)
+    given = problem([7, 6, 5, 3], ["relu", "relu", "identity"], "softmax_cross_entropy", torch.float64, "cpu")
+    expected = by_the_loop(given, order_of(given).split(6), PLAIN)
+    engine, parameters = engine_of(given, 6)
+    engine.run_(order_of(given), PLAIN)
+    assert_all_close(parameters, expected.parameters, TRAJECTORY[torch.float64])
+
+
 @pytest.mark.parametrize("density", DENSITY.values(), ids=DENSITY)
 def test_each_call_may_ask_for_something_else(device, density):
     given = classes(torch.float64, device, density=density)
@@ -718,6 +727,11 @@ def test_layers_that_do_not_fit_one_another_are_refused(k, other, message):
     with pytest.raises(ArgumentError) as error:
         MLPEngine(parameters, GOOD["activations"], GOOD["loss"], given.x, given.target)
     assert str(error.value) == message
+
+
+def test_no_layers_are_refused():
+    with pytest.raises(ArgumentError, match="parameters must be two for each of 0 layers, got 0"):
+        MLPEngine([], [], GOOD["loss"], torch.zeros(9, 7), torch.zeros(9, dtype=torch.int64))
 
 
 def test_layers_of_two_dtypes_are_refused():

@@ -303,8 +303,8 @@ def test_the_bound_is_twice_the_error_of_a_sum_and_a_little():
 # ---- what goes wrong ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_units", [3, 17])
-def test_an_interrupted_run_leaves_the_bank_as_a_sample_left_it(device, monkeypatch, n_units):
+@pytest.mark.parametrize(("n_units", "call"), [(3, 1), (3, 2), (17, 2)])
+def test_an_interrupted_run_leaves_the_bank_as_a_sample_left_it(device, monkeypatch, n_units, call):
     bank, x, labels, _, lr = draw_problem(8, "whole", n_units, torch.float64, device, False)
     in_chunks(monkeypatch, 8)
     twin, order = a_bank(bank.weight, bank.bias), torch.arange(20, device=device) % len(x)
@@ -316,7 +316,7 @@ def test_an_interrupted_run_leaves_the_bank_as_a_sample_left_it(device, monkeypa
     def interrupted(*arguments: object) -> Tensor:
         calls.append(1)
         errors = learn_(*arguments)  # whole, but the interrupt comes before the bank is known to be so
-        if len(calls) == 2:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return errors
 
@@ -324,8 +324,9 @@ def test_an_interrupted_run_leaves_the_bank_as_a_sample_left_it(device, monkeypa
     with pytest.raises(KeyboardInterrupt):
         engine.run_(order[4:], lr)
     learner.learn_ = learn_
-    assert_same(bank.state_dict(), by_the_rule(twin, x[order[:12]], labels[order[:12]], lr)[1])
-    engine.run_(order[12:], lr)
+    learnt = order[: 4 + 8 * (call - 1)]
+    assert_same(bank.state_dict(), by_the_rule(twin, x[learnt], labels[learnt], lr)[1])
+    engine.run_(order[len(learnt) :], lr)
     assert_same(bank.state_dict(), by_the_rule(twin, x[order], labels[order], lr)[1])
 
 
