@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -80,7 +82,22 @@ def _prefetch(_: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), generate
 
 
-on_stack, prefetch = intrinsic(_on_stack), intrinsic(_prefetch)
+def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the processor has an instruction for it.
+
+    It is written out where it is wanted. Where LLVM may choose, it chooses otherwise when it compiles than when it
+    takes compiled code from a file, and the weights of a run differ from those of its repetition.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        a, b, c = given
+        return builder.fma(a, b, c) if HAS_FMA else builder.fadd(builder.fmul(a, b), c)
+
+    return a(a, a, a), generate
+
+
+HAS_FMA = get_host_cpu_features().get("fma", platform.machine() in ("arm64", "aarch64"))
+on_stack, prefetch, fma = intrinsic(_on_stack), intrinsic(_prefetch), intrinsic(_fma)
 
 
 @inner

@@ -148,10 +148,11 @@ class MLPEngine:
         self._names, self._rows = tuple(activations), [ACTIVATIONS[name] for name in activations]
         self._loss_name, self._loss = loss, LOSSES[loss]
         self._sizes = [len(bias) for bias in self._parameters[1::2]]
-        self._batch_size, self._mean, self._l2 = batch_size, reduction == "mean", float(l2)
+        self._mean, self._l2 = reduction == "mean", float(l2)
 
         self._x = checked_inputs(x, like, self._dtype)
         self._n_samples = self._x.shape[0]
+        self._batch_size = min(batch_size, max(1, self._n_samples))  # a call has no more samples
         check_target(target, self._n_samples, self._sizes[-1], self._loss, like)
         if sample_weight is not None:
             check_weight(sample_weight, self._n_samples, like)

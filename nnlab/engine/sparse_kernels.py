@@ -25,20 +25,19 @@ from llvmlite import ir
 from numba import carray, prange, types
 from numba.extending import intrinsic, overload
 
-from nnlab.engine.compiled import Array, compiled, fetch, inner, on_stack
+from nnlab.engine.compiled import Array, compiled, fetch, fma, inner, on_stack
 
 P = 64  # units side by side; ``compiled.on_stack`` says why not fewer
 BLOCK = 256  # samples that are sorted together
 AHEAD = 4  # samples: entries are fetched into the cache so far ahead of their use
 FIRST, SECOND, SAMPLE = np.uint32(255), np.uint32(8), np.uint32(16)  # an entry is sample << 16 | second << 8 | first
 
-# Products and sums may be fused and reordered. NaN and infinity are kept: the caller must see them.
-FUSED: Any = {"contract"}
-ANY_ORDER: Any = {"contract", "reassoc", "nsz"}
+# A sum may be reordered where this says so. NaN and infinity are kept: the caller must see them.
+ANY_ORDER: Any = {"reassoc", "nsz"}
 
 
 def _loop(function: Any) -> Any:
-    return inner(function, fastmath=FUSED)
+    return inner(function)
 
 
 def _sum(function: Any) -> Any:
@@ -46,11 +45,11 @@ def _sum(function: Any) -> Any:
 
 
 def _inlined(function: Any) -> Any:
-    return inner(function, fastmath=FUSED, inline="always")
+    return inner(function, inline="always")
 
 
 def _parallel(function: Any) -> Any:
-    return compiled(function, parallel=True, fastmath=FUSED)
+    return compiled(function, parallel=True)
 
 
 # Samples as entries
@@ -281,7 +280,7 @@ def add_inputs(w: Array, start: Array, where: Array, values: Array, u: Array) ->
             v0, v1 = both(entry, j, values)
             of_sample = u[entry >> SAMPLE]
             for h in range(P):
-                of_sample[h] += v0 * row0[h] + v1 * row1[h]
+                of_sample[h] = fma(v1, row1[h], fma(v0, row0[h], of_sample[h]))
 
 
 @_loop
@@ -289,7 +288,7 @@ def add_squares(w0: Array, w1: Array, squares: Array) -> None:
     """Add the squares of two rows to squares, (P,); do nothing where it is (0,)."""
     if len(squares):
         for h in range(P):
-            squares[h] += w0[h] * w0[h] + w1[h] * w1[h]
+            squares[h] = fma(w1[h], w1[h], fma(w0[h], w0[h], squares[h]))
 
 
 @_inlined
@@ -301,8 +300,8 @@ def add_products(a: Any, z: Any, where: Array, values: Array, delta: Array, sum0
         of_sample = delta[entry >> SAMPLE]
         for h in range(P):
             d = of_sample[h]
-            sum0[h] += v0 * d
-            sum1[h] += v1 * d
+            sum0[h] = fma(v0, d, sum0[h])
+            sum1[h] = fma(v1, d, sum1[h])
 
 
 @_loop
@@ -343,17 +342,17 @@ def add_gradient_and_step(
         add_squares(w0, w1, squares)
         sum0, sum1 = carray(on_stack(P, w), P), carray(on_stack(P, w), P)
         for h in range(P):
-            sum0[h] = momentum * v0[h] + decay * w0[h]
-            sum1[h] = momentum * v1[h] + decay * w1[h]
+            sum0[h] = fma(momentum, v0[h], decay * w0[h])
+            sum1[h] = fma(momentum, v1[h], decay * w1[h])
         add_products(start[i], start[i + 1], where, values, delta, sum0, sum1)
         for h in range(P):  # four loops: with two arrays written in one, the sums leave their registers, 1.2x slower
             v0[h] = sum0[h]
         for h in range(P):
             v1[h] = sum1[h]
         for h in range(P):
-            w0[h] -= lr * sum0[h]
+            w0[h] = fma(-lr, sum0[h], w0[h])
         for h in range(P):
-            w1[h] -= lr * sum1[h]
+            w1[h] = fma(-lr, sum1[h], w1[h])
 
 
 @_loop
@@ -446,7 +445,7 @@ LN_2 = np.log(np.longdouble(2))
 HIGH = 0.693145751953125  # ln 2 = HIGH + LOW, n HIGH is exact
 
 
-@overload(exponential, jit_options={"fastmath": FUSED})  # type: ignore[untyped-decorator]
+@overload(exponential)  # type: ignore[untyped-decorator]
 def _exponential(x: Any) -> Any:
     """x = n ln 2 + r with |r| <= ln 2 / 2, s = 2ⁿ and q = e^r − 1 by its series, cut where a term is 0.1 of an ulp."""
     kind: Any = np.float32 if x.bitwidth == 32 else np.float64
@@ -457,15 +456,17 @@ def _exponential(x: Any) -> Any:
     def in_float32(x: Any) -> Any:
         x = least if x < least else x  # so that a NaN stays one
         n = np.rint(x * log2_e)
-        r = (x - n * high) - n * low
-        return two_to(n), r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))))
+        r = fma(-n, low, fma(-n, high, x))
+        q = fma(r, fma(r, fma(r, fma(r, fma(r, fma(r, c7, c6), c5), c4), c3), c2), c1)
+        return two_to(n), r * q
 
     def in_float64(x: Any) -> Any:
         x = least if x < least else x
         n = np.rint(x * log2_e)
-        r = (x - n * high) - n * low
-        q = c6 + r * (c7 + r * (c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13))))))
-        return two_to(n), r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * q)))))
+        r = fma(-n, low, fma(-n, high, x))
+        q = fma(r, fma(r, fma(r, fma(r, fma(r, fma(r, fma(r, c13, c12), c11), c10), c9), c8), c7), c6)
+        q = fma(r, fma(r, fma(r, fma(r, fma(r, q, c5), c4), c3), c2), c1)
+        return two_to(n), r * q
 
     return in_float32 if x.bitwidth == 32 else in_float64
 
@@ -560,7 +561,7 @@ def hidden_delta(z: Array, w2: Array, delta2: Array, delta: Array) -> None:
         for c in range(len(w2)):
             d, v = delta2[c, k], w2[c]
             for h in range(P):
-                total[h] += d * v[h]
+                total[h] = fma(d, v[h], total[h])
         for h in range(P):
             row[h] = total[h]
 
@@ -570,11 +571,11 @@ def move(w: Array, v: Array, step: Array, gradient: Array) -> None:
     """The step of ``descend_part`` for one row of parameters by its gradient, all (m,)."""
     if step[0] == 0:
         for h in range(len(w)):
-            w[h] = step[3] * w[h] + gradient[h]
+            w[h] = fma(step[3], w[h], gradient[h])
     else:
         for h in range(len(w)):
-            v[h] = step[0] * v[h] + step[1] * w[h] + gradient[h]
-            w[h] -= step[2] * v[h]
+            v[h] = fma(step[0], v[h], fma(step[1], w[h], gradient[h]))
+            w[h] = fma(-step[2], v[h], w[h])
 
 
 @_loop
@@ -582,14 +583,14 @@ def descend_output_part(w2: Array, v2: Array, step: Array, z: Array, delta2: Arr
     """The output layer's step for a part of its inputs: the gradient is δ₂ zᵀ; squares as in ``descend_part``."""
     for c in range(len(w2)):
         for h in range(len(squares)):
-            squares[h] += w2[c, h] * w2[c, h]
+            squares[h] = fma(w2[c, h], w2[c, h], squares[h])
         total, d = carray(on_stack(P, w2), P), delta2[c]
         for h in range(P):
             total[h] = 0
         for k in range(len(z)):
             t, row = d[k], z[k]
             for h in range(P):
-                total[h] += t * row[h]
+                total[h] = fma(t, row[h], total[h])
         move(w2[c], v2[c], step, total)
 
 

@@ -91,3 +91,26 @@ def test_a_forked_process_does_not_rely_on_threads_that_another_library_started(
             print(pool.apply(safe), safe())
     """
     assert _printed(code) == ["False", "True"]
+
+
+def test_what_is_compiled_and_what_is_loaded_give_the_same_bits(tmp_path):
+    code = """
+        import hashlib
+        from nnlab.networks import MLP
+
+        def weights(*sizes):
+            generator = torch.Generator().manual_seed(0)
+            inputs = torch.rand(600, 200, generator=generator) * (torch.rand(600, 200, generator=generator) < 0.3)
+            network = MLP([200, *sizes, 10], "tanh", generator=generator)
+            parameters = [p.detach() for p in network.parameters()]
+            labels = torch.arange(600) % 10
+            made = MLPEngine(parameters, network.activations, "softmax_cross_entropy", inputs, labels, l2=0.01)
+            for momentum in (0.0, 0.9):
+                made.run_(torch.randperm(600, generator=generator), Descent(0.1, momentum))
+            assert made.skips_zeros
+            return hashlib.sha256(b"".join(p.numpy().tobytes() for p in parameters)).hexdigest()
+
+        print(weights(100), weights(70, 30))
+    """
+    compiled, loaded = (_printed(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert compiled == loaded
