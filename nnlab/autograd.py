@@ -16,6 +16,8 @@ from nnlab.ops import (
     ACTIVATIONS,
     LOSSES,
     Reduction,
+    dropout_backward,
+    dropout_forward,
     l2_penalty_backward,
     l2_penalty_forward,
     linear_backward,
@@ -24,7 +26,7 @@ from nnlab.ops import (
 )
 from nnlab.validation import check_choice, check_tensors
 
-__all__ = ["ManualGradient", "activation", "by_hand", "l2_penalty", "linear", "loss", "mlp"]
+__all__ = ["ManualGradient", "activation", "by_hand", "dropout", "l2_penalty", "linear", "loss", "mlp"]
 
 Tensors = tuple[Tensor | None, ...]
 
@@ -130,6 +132,18 @@ def activation(u: Tensor, name: str) -> Tensor:
     return z
 
 
+def dropout(z: Tensor, mask: Tensor) -> Tensor:
+    """``nnlab.ops.dropout_forward`` with its own gradient; the mask is data."""
+    kept: Tensor = by_hand(
+        dropout_forward,
+        lambda inputs, output: (inputs[1],),
+        lambda needed, gradient, mask: (dropout_backward(gradient, mask), None),
+        z,
+        mask,
+    )
+    return kept
+
+
 def loss(
     logits: Tensor, target: Tensor, name: str, reduction: Reduction = "sum", sample_weight: Tensor | None = None
 ) -> Tensor:
@@ -168,8 +182,10 @@ def l2_penalty(weight: Tensor, l2: float) -> Tensor:
     return penalty
 
 
-def mlp(network: MLP, x: Tensor) -> Tensor:
+def mlp(network: MLP, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
     """The network's outputs, (N, K), of x, (N, I), with the gradient by hand of every layer.
+
+    Dropout multiplies the outputs of each hidden layer by its mask, (N, O), where there are masks.
 
     Each layer is called once as the module that it is, so hooks, parametrisations and pruning act on the outputs and
     on the gradients. Under ``torch.autocast`` the inputs and parameters are cast to the autocast dtype, and the outputs
@@ -178,8 +194,14 @@ def mlp(network: MLP, x: Tensor) -> Tensor:
     Raises:
         ArgumentError: x does not fit the network.
     """
+    left = iter(masks)
+
+    def dropped(u: Tensor, name: str) -> Tensor:
+        z, mask = activation(u, name), next(left, None)  # none is left for the output layer
+        return z if mask is None else dropout(z, mask.to(z.dtype))
+
     if not _autocast(x):
-        output: Tensor = network(x, linear, activation)
+        output: Tensor = network(x, linear, dropped)
         return output
     dtype, full = torch.get_autocast_dtype(x.device.type), x.dtype
 
@@ -187,5 +209,5 @@ def mlp(network: MLP, x: Tensor) -> Tensor:
         check_tensors(weight=(weight, "O I"), bias=(bias, "O"))
         return linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
 
-    output = network(x, cast, activation)
+    output = network(x, cast, dropped)
     return output.to(full)

@@ -2,10 +2,12 @@
 
 import argparse
 import io
+import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
+from nnlab.config_files import UserError, read_arguments
 from nnlab.recipes import recipes
 from nnlab.versions import __version__, torchvision_problem
 
@@ -26,7 +28,7 @@ examples:
   nnlab fit --config smoke        try the installation, in seconds and without a network
   nnlab fit --config mlp          train the multi-layer perceptron on MNIST
   nnlab test --config mlp         test the newest checkpoint of that model
-  nnlab fit --config mlp --help   every option, those of the model included
+  nnlab fit --config mlp --help   the options that matter; --help all shows every one
   nnlab data mnist                download MNIST, verify it and say where it lies
   nnlab trace --example chapter   the chapter's worked example, number by number
   nnlab check lab4.py             what is right and what is wrong in a learner's file
@@ -42,6 +44,50 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what there is\n")
 
 
+class _Output:
+    """A stream that goes on without a reader: ``nnlab fit | head`` trains to its end."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        self._whatever(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop what is left."""
+        self._whatever(self._stream.flush)
+
+    def _whatever(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def _train(command: str, arguments: Sequence[str]) -> None:
+    """Run a command of training, after what needs neither torch nor Lightning has been looked at."""
+    try:
+        arguments, without = read_arguments(arguments)
+        if problem := torchvision_problem():
+            raise UserError(problem)
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"nnlab {command}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        from nnlab.training.command import run  # noqa: PLC0415 - Lightning and torch take seconds
+
+        run(arguments, early_stopping=not without)
+    except KeyboardInterrupt:  # before or after training, which keeps the model itself
+        sys.exit(130)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
@@ -51,24 +97,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 for a user's error, 1 for a failed check, 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr) if argv is None else ():
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # δ, − and → in an encoding that lacks them, such as Windows's cp1252
+    if argv is None:
+        for name in ("stdout", "stderr"):
+            if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # δ, − and → where the encoding lacks them, as Windows's cp1252
+                setattr(sys, name, _Output(stream))
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--debug"]:
         arguments = [*arguments[1:], "--debug"]
     command = arguments[0] if arguments else ""
     # each is imported when it is called: Lightning and torch take seconds
     if command in TRAINING:
-        if problem := torchvision_problem():
-            print(f"nnlab {command}: error: {problem}", file=sys.stderr)
-            sys.exit(2)
-        try:
-            from nnlab.training.command import run  # noqa: PLC0415
-
-            run(arguments)
-        except KeyboardInterrupt:  # before or after training, which keeps the model itself
-            sys.exit(130)
+        _train(command, arguments)
         return
     if command == "data":
         from nnlab.data_command import main as data  # noqa: PLC0415

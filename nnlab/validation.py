@@ -27,11 +27,11 @@ class ArgumentError(ValueError):
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument} {problem}")
-        self.argument, self._problem = argument, problem
+        self.argument, self.problem = argument, problem
 
     def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str]]:
         """Pickle both arguments, so that the error can be raised in another process."""
-        return type(self), (self.argument, self._problem)
+        return type(self), (self.argument, self.problem)
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------

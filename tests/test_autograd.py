@@ -431,3 +431,23 @@ def test_compiled_in_one_graph_forward_and_backward_are_the_same(name: str) -> N
     for ours, theirs in zip(*found, strict=True):
         assert_close(ours, theirs)
     torch.compiler.reset()
+
+
+def test_dropout_is_torchs_product_with_the_mask(dtype):
+    z, mask = torch.randn(5, 3, dtype=dtype, requires_grad=True), (torch.rand(5, 3) < 0.6).to(dtype) / 0.6
+    grad = torch.randn(5, 3, dtype=dtype)
+    (found,) = torch.autograd.grad(autograd.dropout(z, mask), z, grad)
+    (expected,) = torch.autograd.grad(z * mask, z, grad)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_masks_are_of_the_hidden_layers(dtype):
+    network = MLP([4, 3, 5, 2], "tanh", dtype=dtype)
+    x = torch.randn(6, 4, dtype=dtype)
+    masks = [(torch.rand(6, n) < 0.5).to(dtype) * 2 for n in (3, 5)]
+    z = x
+    for k, layer in enumerate(network):
+        z = layer(z)
+        if k in (1, 3):
+            z = z * masks[k // 2]
+    torch.testing.assert_close(autograd.mlp(network, x, masks), z)

@@ -228,7 +228,7 @@ def test_max_steps_keeps_the_last_step_and_the_run_goes_on_from_there(steps):
     assert read_checkpoint(LAST)["global_step"] == steps
     assert nnlab(*shlex.split(line)[1:]).status == 0
     smoke("--ckpt_path", LAST, "--trainer.default_root_dir=resumed")
-    smoke("--trainer.default_root_dir=whole")
+    smoke("--trainer.default_root_dir=whole", "--model.engine=off")
     resumed, whole = (
         read_checkpoint(f"{root}/LitMLP/version_0/checkpoints/last.ckpt") for root in ("resumed", "whole")
     )
@@ -241,7 +241,7 @@ def test_a_run_without_validation_goes_on_from_what_it_kept():
     smoke(*alone, "--trainer.max_epochs=1")
     for version, kept in enumerate((BEST, LAST), 1):
         smoke(*alone, "--ckpt_path", kept)
-        assert read_checkpoint(f"runs/LitMLP/version_{version}/checkpoints/last.ckpt")["global_step"] == 2 * 45
+        assert read_checkpoint(f"runs/LitMLP/version_{version}/checkpoints/last.ckpt")["global_step"] == 2
 
 
 def test_early_stopping_stops_early():
@@ -252,14 +252,15 @@ def test_early_stopping_stops_early():
 def test_a_later_file_and_a_flag_win():
     Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 1}, "data": {"batch_size": 500}}))
     fit("--config", SMOKE, "--config", "more.yaml", "--data.batch_size=659")
-    assert read_checkpoint(LAST)["global_step"] == 2
+    assert read_checkpoint(LAST)["datamodule_hyper_parameters"]["name"] == "digits"
+    assert read_checkpoint(LAST)["global_step"] == 1  # a chunk of two mini-batches
 
 
 def test_one_line_names_what_makes_mini_batches_go_one_by_one(smoked):
-    assert not [line for line in smoked.lines if "one by one" in line]
-    (line,) = (line for line in smoke("--trainer.gradient_clip_val=1").lines if "one by one" in line)
-    named = "--trainer.gradient_clip_val"
-    assert line == f"mini-batches go one by one through Lightning ({named}); in blocks they would be faster"
+    assert "engine on" in smoked.lines
+    (line,) = (line for line in smoke("--trainer.gradient_clip_val=1").lines if line.startswith("engine"))
+    named = "--trainer.gradient_clip_val needs mini-batches one by one"
+    assert line == f"engine off, mini-batches go one by one: {named}"
 
 
 # Configuration and help
@@ -296,7 +297,7 @@ def words(text: str) -> str:
 
 HELP = {
     "mlp": [
-        ("--model.hidden", "The number of units of each hidden layer, from the input to the output."),
+        ("--model.hidden", "The number of units of each hidden layer, from the input to the output;"),
         ("--model.reduction", "Whether the error of a mini-batch is the sum over its samples"),
         ("--model.l2", "The λ of the penalty λ/2 Σ w² on the weights"),
     ],
@@ -318,15 +319,25 @@ ALWAYS = [
 @pytest.mark.parametrize(("name", "by"), [("mlp", "config"), ("perceptron", "flag")])
 def test_help_explains_every_option_of_the_chosen_model_in_words(name, by):
     flag = f"--model={'LitMLP' if name == 'mlp' else 'LitPerceptron'}"
-    ended = nnlab("fit", *(["--config", CONFIGS / f"{name}.yaml"] if by == "config" else [flag]), "--help")
+    ended = nnlab("fit", *(["--config", CONFIGS / f"{name}.yaml"] if by == "config" else [flag]), "--help", "all")
     assert (ended.status, ended.err) == (0, "")
     text = words(ended.out)
     for option, explanation in HELP[name] + ALWAYS:
         assert f"{option} " in text
         assert explanation in text
     (other,) = HELP.keys() - {name}
-    assert not any(f"{option} " in text for option, _ in HELP[other])
+    assert not any(f"{option} " in text for option, _ in HELP[other] if option != "--model.lr")  # which both have
     assert "--model.in_features" not in text  # which follows from the data
+
+
+@pytest.mark.parametrize("name", ["mlp", "perceptron"])
+def test_the_short_help_has_the_models_options_first_in_80_lines_of_80_columns(name):
+    lines = nnlab("fit", "--config", name, "--help").lines
+    assert len(lines) <= 80
+    assert max(map(len, lines)) <= 80
+    assert lines[2] == f"the model, {'LitMLP' if name == 'mlp' else 'LitPerceptron'}:"
+    for option, _ in HELP[name] + ALWAYS[:3]:
+        assert any(line.startswith(f"  {option}") for line in lines)
 
 
 def test_the_help_of_the_command_names_its_commands_and_examples_that_exist():

@@ -5,6 +5,7 @@ Counted on the pretended device.
 
 import functools
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nnlab.data import ResidentLoader
 from nnlab.estimators import Adaline, NeuralNetMLP, NeuralNetRegressor, Perceptron
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.training import KeepOnInterrupt, LitMLP
-from tests.training.runs import digits, fit, in_blocks_of, trainer
+from tests.training.runs import digits, fit, trainer
 
 pytestmark = pytest.mark.cuda
 CUDA = torch.device("cuda", 0)
@@ -25,18 +26,6 @@ def blobs():
     rng = np.random.RandomState(0)
     y = np.arange(240) % 3
     return (rng.normal(size=(240, 50)) + 2 * y[:, None]).astype(np.float32), y
-
-
-# ---- blocks of mini-batches ------------------------------------------------------------------------------------------
-
-
-def test_a_block_on_cuda_ends_where_an_interrupt_must_have_its_turn(tmp_path, monkeypatch):
-    model, blocks = LitMLP(hidden=[6], in_features=64), []
-    in_blocks_of(2, model, 8, monkeypatch)
-    step = model.training_step
-    monkeypatch.setattr(LitMLP, "training_step", lambda self, batch, k: blocks.append(len(batch)) or step(batch, k))
-    trainer(CUDA, tmp_path).fit(model, digits(37, 8))
-    assert blocks == [37, 21, 5]  # what is left of the epoch at each: blocks of 16, 16 and 5
 
 
 # ---- the mere presence of a GPU -------------------------------------------------------------------------------------
@@ -151,10 +140,9 @@ def test_an_epoch_of_a_network_waits_for_the_device_at_most_so_often(pretended, 
 def test_a_loader_copies_the_samples_only_for_an_epoch_of_mini_batches(pretended):
     images, labels = torch.zeros(100, 784, device=CUDA), torch.zeros(100, dtype=torch.int64, device=CUDA)
     before = torch.cuda.memory_allocated()
-    loader = ResidentLoader(images, labels, 10, shuffle=True)
-    loader.yield_indices()
-    next(iter(loader))
+    next(iter(ResidentLoader(images, labels, 10, shuffle=True, chunk=2)))
     assert torch.cuda.memory_allocated() - before < images.nbytes / 2
+    loader = ResidentLoader(images, labels, 10, shuffle=True)
     for _ in range(2):
         assert sum(len(x) for x, _ in loader) == 100
     assert torch.cuda.memory_allocated() - before < 1.5 * images.nbytes
@@ -185,19 +173,18 @@ def test_networks_are_made_on_the_default_device(default_cuda):
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
 def test_a_loader_of_either_device_yields_the_same_order(default_cuda, place, shuffle):
-    def loader_on(place: str) -> ResidentLoader:
-        return ResidentLoader(
-            torch.zeros(7, 2, device=place), torch.arange(7, device=place), 3, shuffle=shuffle, seed=1
-        )
+    def loader_on(place: str, **options: Any) -> ResidentLoader:
+        x, labels = torch.zeros(7, 2, device=place), torch.arange(7, device=place)
+        return ResidentLoader(x, labels, 3, shuffle=shuffle, seed=1, **options)
 
     loader = loader_on(place)
     state = loader.state_dict()
     assert {value.device.type for value in state.values() if isinstance(value, torch.Tensor)} == {"cpu"}
     seen = torch.cat([labels for _, labels in loader])
     assert seen.device.type == place
+    loader = loader_on(place, chunk=3)
     loader.load_state_dict(state)
-    loader.yield_indices()
-    order = next(iter(loader))
+    (order,) = next(iter(loader))
     assert order.tolist() == seen.tolist()
     assert order.device.type == place
     torch.set_default_device(None)

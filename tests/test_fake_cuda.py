@@ -86,6 +86,7 @@ CALLS: dict[str, Callable[[], object]] = {
         for name, row in ops.LOSSES.items()
     },
     **{f"autograd.activation {name}": lambda name=name: autograd.activation(x(6, 3), name) for name in ops.ACTIVATIONS},
+    "autograd.dropout": lambda: autograd.dropout(x(6, 3), x(6, 3)),
     "autograd.linear": lambda: autograd.linear(x(6, 7), x(3, 7), x(3)),
     "autograd.l2_penalty": lambda: autograd.l2_penalty(x(6, 7), 0.1),
 }

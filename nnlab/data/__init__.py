@@ -1,7 +1,7 @@
 """The data sets, checked at every load, and the loader of mini-batches from tensors on one device."""
 
 from nnlab.data.idx import DataError, IdxFile, read_idx, write_idx
-from nnlab.data.loader import ResidentLoader
+from nnlab.data.loader import Chunk, ResidentLoader
 from nnlab.data.mnist import (
     SPECS,
     SPLITS,
@@ -20,6 +20,7 @@ from nnlab.data.sources import ensure
 __all__ = [
     "SPECS",
     "SPLITS",
+    "Chunk",
     "DataError",
     "DataSpec",
     "FileSpec",

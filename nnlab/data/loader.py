@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from nnlab.validation import ArgumentError, check_at_least, check_tensors
+
+
+class Chunk(NamedTuple):
+    """Several mini-batches in a row for an engine, as the indices of their samples: int64, (n,)."""
+
+    indices: Tensor
 
 
 class ResidentLoader:
@@ -23,8 +29,8 @@ class ResidentLoader:
     After ``load_state_dict``, the next ``iter()`` continues the epoch in which the state was saved, with the batch
     after the last one yielded.
 
-    An epoch can also be given as sample indices, for an engine that gathers the samples itself: see
-    ``yield_indices``.
+    With ``chunk`` it yields a ``Chunk`` in place of that many mini-batches, for an engine that gathers the samples
+    itself; the last of an epoch is shorter.
 
     Args:
         images: N samples, floating point, (N, …).
@@ -34,6 +40,7 @@ class ResidentLoader:
         seed: seed of the orders.
         rank: r, the rank of this process.
         world_size: W, the number of processes.
+        chunk: how many mini-batches a Chunk has, on one process; None yields mini-batches.
 
     Raises:
         ArgumentError: an argument is not as above; the error names it.
@@ -41,6 +48,9 @@ class ResidentLoader:
     >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False)
     >>> [labels.tolist() for _, labels in loader]
     [[0, 1], [2, 3], [4]]
+    >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False, chunk=2)
+    >>> [indices.tolist() for indices, in loader]
+    [[0, 1, 2, 3], [4]]
     """
 
     def __init__(
@@ -53,6 +63,7 @@ class ResidentLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        chunk: int | None = None,
     ) -> None:
         _check_samples(images, labels)
         check_at_least("batch_size", batch_size, 1)
@@ -61,14 +72,18 @@ class ResidentLoader:
         check_at_least("rank", rank, 0)
         if rank >= world_size:
             raise ArgumentError("rank", f"must be below world_size = {world_size}, got {rank}")
-        self.batch_size = batch_size
+        if chunk is not None:
+            check_at_least("chunk", chunk, 1)
+            if world_size > 1:
+                raise ArgumentError("chunk", f"must be None for {world_size} processes, got {chunk}")
+        self.batch_size, self.chunk = batch_size, chunk
+        self._each = batch_size * (chunk or 1)  # samples of what is yielded at a time
         self._images, self._labels = images, labels
         self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
         self._generator = torch.Generator().manual_seed(seed)
         self._permutation = torch.arange(len(images), device="cpu")
-        self._position = len(self)  # batches yielded in this epoch; at len(self) the next epoch is due
+        self._position = len(images)  # samples yielded in this epoch, on all ranks; at the last the next epoch is due
         self._resumes = False
-        self._indices_next = False
         self._epoch = 0  # counts the epochs begun, so that an iterator notices that a later one has begun
         # None until an epoch of mini-batches is asked for: on CUDA, memory that is not used counts as well
         self._buffers = None if shuffle or world_size > 1 else (images, labels)
@@ -84,15 +99,15 @@ class ResidentLoader:
         return self._labels
 
     def __len__(self) -> int:
-        """The number of mini-batches per epoch, the same on every rank."""
-        return math.ceil(len(self._images) / (self._world_size * self.batch_size))
+        """The number of mini-batches, or chunks, per epoch, the same on every rank."""
+        return math.ceil(len(self._images) / (self._world_size * self._each))
 
     def samples_in(self, index: int) -> int:
         """The number of samples of a global batch, those of all ranks together."""
         size = self._world_size * self.batch_size
         return min(size, len(self._images) - index * size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Chunk]:
         """Begin a new epoch, or continue the restored one, when the first batch is asked for.
 
         An iterator that is never advanced changes nothing: Lightning makes one to see whether it can. An iterator
@@ -100,59 +115,25 @@ class ResidentLoader:
         """
         indices = self._begin()
         epoch, (images, labels) = self._epoch, self._buffers or (self._images, self._labels)
-        while self._position < len(self):
-            batch = slice(self._position * self.batch_size, (self._position + 1) * self.batch_size)
-            if indices is None:
-                self._position += 1  # before the yield: Lightning does not come back after the last batch
-                yield images[batch], labels[batch]
-            else:
-                yield indices[batch.start :]  # type: ignore[misc]  # only after ``yield_indices``
+        while self._position < len(self._images):
+            start = self._position // self._world_size  # all batches before it are whole
+            batch = slice(start, start + self._each)
+            # Before the yield: Lightning does not come back after the last batch.
+            self._position = min(self._position + self._world_size * self._each, len(self._images))
+            yield (images[batch], labels[batch]) if self.chunk is None else Chunk(indices[batch])
             if epoch != self._epoch:
                 raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
 
-    def yield_indices(self, wanted: bool = True) -> None:
-        """Make the next epoch, and only that one, yield sample indices instead of mini-batches.
-
-        Its iterator yields the indices of all samples left in the epoch, int64, (n,), on the device of ``images``;
-        ``take`` says how many mini-batches of them were used.
-
-        Args:
-            wanted: False cancels an earlier call.
-
-        >>> loader = ResidentLoader(torch.zeros(5, 3), torch.arange(5), batch_size=2, shuffle=False)
-        >>> loader.yield_indices()
-        >>> left = iter(loader)
-        >>> next(left)
-        tensor([0, 1, 2, 3, 4])
-        >>> loader.take(2)
-        >>> next(left)
-        tensor([4])
-        """
-        self._indices_next = wanted
-
-    def take(self, n_batches: int) -> None:
-        """Move the position past ``n_batches`` mini-batches of an epoch that yields indices.
-
-        Raises:
-            ArgumentError: ``n_batches`` is less than 1, or more than are left.
-        """
-        check_at_least("n_batches", n_batches, 1)
-        if n_batches > len(self) - self._position:
-            left = len(self) - self._position
-            raise ArgumentError("n_batches", f"must be at most the {left} that are left, got {n_batches}")
-        self._position += n_batches
-
-    def _begin(self) -> Tensor | None:
-        """Draw the epoch's order unless it is restored; fill the buffers, or return the indices if they are wanted."""
-        if not (self._resumes and self._position < len(self)):
+    def _begin(self) -> Tensor:
+        """Draw the epoch's order unless it is restored, and fill the buffers of mini-batches; this rank's order."""
+        if not (self._resumes and self._position < len(self._images)):
             self._position = 0
             if self._shuffle:
                 self._permutation = torch.randperm(len(self._images), generator=self._generator, device="cpu")
-        indices_wanted, self._indices_next = self._indices_next, False
         self._resumes = False
         self._epoch += 1
         own = self._own(self._permutation).to(self._images.device)
-        if indices_wanted:
+        if self.chunk is not None:
             return own
         if self._buffers is None:
             with torch.inference_mode(False):  # or no later epoch could write to them
@@ -161,7 +142,7 @@ class ResidentLoader:
         if self._buffers[0] is not self._images:
             torch.index_select(self._images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])
-        return None
+        return own
 
     def _own(self, permutation: Tensor) -> Tensor:
         """The indices in this rank's parts of the global batches: batch s is at [s B : (s + 1) B]."""
@@ -170,7 +151,7 @@ class ResidentLoader:
         own_full = full.view(n_full, self._world_size, self.batch_size)[:, self._rank]  # (n_full, B)
         return torch.cat((own_full.flatten(), tail.tensor_split(self._world_size)[self._rank]))
 
-    def state_dict(self) -> dict[str, int | Tensor]:
+    def state_dict(self) -> dict[str, int | Tensor | None]:
         """The position, the order of this epoch and the state of the generator; the same on all ranks.
 
         The values are ints, bools and CPU tensors, so ``torch.load(weights_only=True)`` reads them.
@@ -184,22 +165,29 @@ class ResidentLoader:
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Restore the position of a loader with the same arguments; rank, device and seed may differ.
 
+        At the end of an epoch, batch size and chunk may differ, too.
+
         Raises:
-            ArgumentError: the state is of a loader with another number of samples, batch size, world size or
-                shuffling, or is not the state of a loader; the loader is then unchanged.
+            ArgumentError: the state is of a loader with another number of samples, world size or shuffling, or is not
+                the state of a loader; the loader is then unchanged.
         """
-        for key, expected in self._identity().items():
-            if state_dict.get(key) != expected:
-                raise ArgumentError("state_dict", f"must have {key} = {expected}, got {state_dict.get(key)}")
+        n, own = len(self._images), self._identity()
         position, permutation = state_dict.get("position"), state_dict.get("permutation")
-        if not isinstance(position, int) or not 0 <= position <= len(self):
-            raise ArgumentError("state_dict", f"must have a position from 0 to {len(self)}, got {position}")
+        within = not isinstance(position, int) or 0 < position < n
+        for key in own if within else ("n_samples", "world_size", "shuffle"):
+            if state_dict.get(key) != own[key]:
+                where = "" if key in ("n_samples", "world_size", "shuffle") else " within an epoch"
+                raise ArgumentError("state_dict", f"must have {key} = {own[key]}{where}, got {state_dict.get(key)}")
+        if not isinstance(position, int) or not 0 <= position <= n:
+            raise ArgumentError("state_dict", f"must have a position from 0 to {n}, got {position}")
+        if position < n and position % (self._world_size * self._each):
+            raise ArgumentError("state_dict", f"must have a position between two batches, got {position}")
         if not (
             isinstance(permutation, Tensor)
             and permutation.dtype == torch.int64
-            and permutation.sort().values.tolist() == list(range(len(self._images)))
+            and permutation.sort().values.tolist() == list(range(n))
         ):
-            raise ArgumentError("state_dict", f"must have a permutation of 0 to {len(self._images) - 1}")
+            raise ArgumentError("state_dict", f"must have a permutation of 0 to {n - 1}")
         try:
             self._generator.set_state(cast(Tensor, state_dict.get("generator")))
         except (RuntimeError, TypeError) as error:
@@ -208,13 +196,14 @@ class ResidentLoader:
         self._resumes = True
         self._epoch += 1
 
-    def _identity(self) -> dict[str, int | Tensor]:
+    def _identity(self) -> dict[str, int | Tensor | None]:
         """The arguments that must be equal for a saved position to mean the same batches."""
         return {
             "n_samples": len(self._images),
             "batch_size": self.batch_size,
             "world_size": self._world_size,
             "shuffle": self._shuffle,
+            "chunk": self.chunk,
         }
 
 

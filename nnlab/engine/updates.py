@@ -27,7 +27,7 @@ class Descent(NamedTuple):
 
     def check(self) -> None:
         """Raise an ArgumentError for a setting out of range."""
-        check_positive("lr", self.lr)
+        check_not_negative("lr", self.lr)
         check_not_negative("weight_decay", self.weight_decay)
         _check_below_one(momentum=self.momentum)
 
@@ -64,7 +64,7 @@ class Adam(NamedTuple):
 
     def check(self) -> None:
         """Raise an ArgumentError for a setting out of range."""
-        check_positive("lr", self.lr)
+        check_not_negative("lr", self.lr)
         check_positive("epsilon", self.epsilon)
         _check_below_one(beta1=self.beta1, beta2=self.beta2)
 

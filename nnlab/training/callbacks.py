@@ -1,7 +1,10 @@
-"""Callbacks: an interrupt that keeps the model, and the picture of the learning curve."""
+"""Callbacks: signals that keep the model, the best and the last checkpoint, a line for each epoch, the picture."""
 
+import math
+import shutil
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -10,91 +13,148 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import Tensor
 from tqdm import tqdm
 
+from nnlab.files import write_whole
+from nnlab.training.checkpoints import DIGEST, read_checkpoint
 from nnlab.training.learning_curve import draw_learning_curve
-from nnlab.training.loops import learnt_in_epoch
+from nnlab.validation import ArgumentError
 
 ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
 
 
 class KeepOnInterrupt(L.Callback):
-    """Ctrl-C ends training after the step, or block of steps, at hand and saves the model; a second ends it at once.
+    """Ctrl-C or SIGTERM ends training after the step or chunk at hand, and saves the model; a second ends it at once.
 
     Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch.
 
     Args:
         dirpath: the folder for ``interrupted.ckpt``; the run's folder when None.
+
+    Attributes:
+        signal: the signal that ended training, if one did.
+        ckpt_path: the checkpoint that was kept then.
     """
 
     def __init__(self, dirpath: str | Path | None = None) -> None:
         self.dirpath = dirpath
         self.ckpt_path: Path | None = None
-        self._asked = False
-        self._previous: Any = None
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self.signal is not None:
             raise KeyboardInterrupt
-        self._asked = True
+        self.signal = signum
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signal over, now that Lightning has noted whose it was."""
+        """Take the signals over, now that Lightning has noted whose they were."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
-        # a block is a step as well, and comes with no accumulation
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if trainer.is_last_batch:
+            return  # the epoch has its validation first: on_train_epoch_end
         if trainer.world_size == 1:
-            asked = stepped and self._asked
+            asked = stepped and self.signal is not None
         else:
-            due = stepped and (trainer.global_step % ASK == 0 or trainer.is_last_batch)
-            asked = due and trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+            due = stepped and trainer.global_step % ASK == 0
+            asked = due and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
         if asked:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Act on a signal in the last step of an epoch, or in its validation."""
+        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the model, if it was an interrupt that ended training."""
-        if isinstance(exception, KeyboardInterrupt) and self._previous is not None and trainer.log_dir:
+        if isinstance(exception, KeyboardInterrupt) and self._previous and trainer.log_dir:
+            self.signal = self.signal or signal.SIGINT
             path = Path(self.dirpath or trainer.log_dir) / "interrupted.ckpt"
-            trainer.save_checkpoint(path)  # the whole state, to go on from
+            trainer.save_checkpoint(path, False)  # the whole state, to go on from
             self.ckpt_path = path
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the previous handler of SIGINT."""
+        """Restore the previous handlers."""
         self._restore()
 
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for signum, previous in self._previous.items():
+            signal.signal(signum, previous)
+        self._previous = {}
 
 
 class BestAndLast(ModelCheckpoint):
     """ModelCheckpoint, which keeps the best, and besides it ``last.ckpt``, from which training goes on bit for bit.
 
-    ``last.ckpt`` is written after every epoch, whether it was the best or not, and where ``--trainer.max_steps`` or
-    ``--trainer.max_time`` ends training within an epoch: before Lightning counts that epoch as a whole one.
+    ``last.ckpt`` is written after every epoch and its validation, whether it was the best or not, and where
+    ``--trainer.max_steps`` or ``--trainer.max_time`` ends training within an epoch. A run that goes on from a
+    checkpoint takes over the best one from beside it, if it is the one that the checkpoint recorded.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._recorded: dict[str, Any] = {}  # of the run that this one goes on from
+        self._digest: tuple[int, str] = (0, "")  # of the best checkpoint, and when it was written
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the best checkpoint of the run that this one goes on from."""
+        super().on_train_start(trainer, pl_module)
+        score, best = self._recorded.get("score"), self._recorded.get("digest")
+        if not isinstance(score, Tensor) or not trainer.ckpt_path or self.dirpath is None or self.monitor is None:
+            return
+        name = f"{self.filename or 'best'}{self.FILE_EXTENSION}"
+        beside = Path(trainer.ckpt_path).parent
+        kept = next((path for path in (beside / name, beside / "checkpoints" / name) if path.is_file()), beside / name)
+        try:
+            found = read_checkpoint(kept)[DIGEST]["sha256"]
+            is_it = found == best or kept.resolve() == Path(trainer.ckpt_path).resolve()
+        except ArgumentError:
+            is_it = False
+        if not is_it:
+            rank_zero_info(
+                f"the best checkpoint is not beside {trainer.ckpt_path}: only its {self.monitor} is known, {score:.4g}"
+            )
+            return
+        own = Path(self.dirpath) / kept.name
+        if trainer.is_global_zero and kept.resolve() != own.resolve():
+            with kept.open("rb") as file:
+                write_whole(own, lambda target: shutil.copyfileobj(file, target))
+        self.best_model_path = self.kth_best_model_path = str(own)
+        self.best_model_score, self.kth_value = score, score
+        self.best_k_models = {str(own): score}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the last state of an epoch."""
+        """Keep the last state where training ends within an epoch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if trainer.is_last_batch:
+            ends = trainer.max_steps != -1 and not trainer.enable_validation
+        if ends:
             self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep it together with what validation found."""
+        """Keep the last state with ``max_steps``, where Lightning goes on from here, not from the end of an epoch."""
         super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == "fit" and trainer.is_last_batch:
+        if trainer.state.fn == "fit" and trainer.is_last_batch and trainer.max_steps != -1:
+            self._keep_last(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the last state, with what validation found."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.is_last_batch and trainer.max_steps == -1:
             self._keep_last(trainer)
 
     def _keep_last(self, trainer: L.Trainer) -> None:
@@ -102,28 +162,50 @@ class BestAndLast(ModelCheckpoint):
             self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state, and the digest of the best checkpoint."""
+        state: dict[str, Any] = super().state_dict()
+        best = Path(self.best_model_path)
+        if self.best_model_path and best.is_file():
+            written = best.stat().st_mtime_ns
+            if self._digest[0] != written:  # to read it takes longer than to look at its time
+                self._digest = written, read_checkpoint(best)[DIGEST]["sha256"]
+        return state | {"best_digest": self._digest[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was the best score, and of which checkpoint; no path of it."""
+        self._recorded = {"score": state_dict.get("best_model_score"), "digest": state_dict.get("best_digest")}
+
 
 class EpochBar(TQDMProgressBar):
-    """One bar for an epoch, refreshed every 20 steps or after a block of more, with the latest figures beside it."""
+    """One bar for an epoch, refreshed ten times a second at most; ``EpochLines`` has the figures."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20)
+        super().__init__()
+        self._shown = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Name the epoch, counted from 1."""
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
     def init_validation_tqdm(self) -> Any:
         """No bar for validation, which takes a moment."""
         return tqdm(disable=True)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The figures, without the version number of the logger."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        """No figures: the bar fits 80 columns."""
+        return {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count what was learnt."""
-        learnt, bar = learnt_in_epoch(trainer), self.train_progress_bar
-        if learnt - bar.n >= self.refresh_rate or learnt == bar.total:
-            show_progress(self, trainer, pl_module)
+        now = time.monotonic()
+        if now - self._shown >= 0.1 or trainer.is_last_batch:
+            self._shown = now
+            self.train_progress_bar.n = batch_idx + 1
+            self.train_progress_bar.refresh()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """End the bar, so that what is said next has a line of its own."""
@@ -131,11 +213,70 @@ class EpochBar(TQDMProgressBar):
             self.train_progress_bar.close()
 
 
-def show_progress(bar: TQDMProgressBar, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """Show how many mini-batches of the epoch were learnt, and the latest figures."""
-    if bar.is_enabled:
-        bar.train_progress_bar.n = learnt_in_epoch(trainer)
-        bar.train_progress_bar.set_postfix(bar.get_metrics(trainer, pl_module))
+WORDS = {
+    "train_loss": "loss",
+    "train_acc": "acc",
+    "train_errors": "updates",
+    "val_loss": "val loss",
+    "val_acc": "val acc",
+}
+
+
+class EpochLines(L.Callback):
+    """A line for each epoch, which stays on the screen and in a log: figures, time, and whether it is the best."""
+
+    def __init__(self) -> None:
+        self._began, self._told = 0.0, False
+
+    def _tell(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._told = True
+        words, optimizer = getattr(pl_module, "words", None), trainer.optimizers[0]
+        size = sum(p.numel() for p in pl_module.parameters())
+        rate = optimizer.param_groups[0]["lr"]
+        trainer.print(
+            f"{words or type(pl_module).__name__}, {size:,} parameters, {type(optimizer).__name__} at {rate:g}"
+        )
+        if words := getattr(trainer.datamodule, "words", None):  # type: ignore[attr-defined]
+            trainer.print(words)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock; before the first epoch, say what is trained on what."""
+        if not self._told:
+            self._tell(trainer, pl_module)
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line."""
+        if not self._began:
+            return  # the run goes on from the end of this epoch
+        found = trainer.callback_metrics
+        figures = [
+            f"{words} {float(found[name]):,.0f}" if name == "train_errors" else f"{words} {float(found[name]):.4f}"
+            for name, words in WORDS.items()
+            if name in found
+        ]
+        whole = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        seconds, self._began = time.monotonic() - self._began, 0.0
+        trainer.print(
+            f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(figures)}, {seconds:.1f} s{_best(trainer)}"
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that early stopping ended the run, and why."""
+        for stop in trainer.early_stopping_callbacks:
+            if stop is not None and stop.stopped_epoch:
+                trainer.print(
+                    f"early stopping after epoch {stop.stopped_epoch + 1}: for {stop.wait_count} epochs, "
+                    f"{stop.monitor} was no better than {float(stop.best_score):.4f} (--early_stopping.patience)"
+                )
+
+
+def _best(trainer: L.Trainer) -> str:
+    kept = trainer.checkpoint_callback
+    if not isinstance(kept, ModelCheckpoint) or kept.best_model_score is None or kept.monitor is None:
+        return ""
+    now = trainer.callback_metrics.get(kept.monitor)
+    return ", best" if now is not None and math.isclose(float(now), float(kept.best_model_score), rel_tol=0) else ""
 
 
 class LearningCurve(L.Callback):

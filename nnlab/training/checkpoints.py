@@ -1,46 +1,90 @@
-"""Checkpoints: written whole or not at all, read without unpickling code, and loaded only where they fit."""
+"""Checkpoints: written whole, read as data, checked field by field before anything uses them.
 
+A checkpoint is a file from anywhere. Nothing in it is run, no path in it is acted on, and what does not fit the module,
+the optimizer or the callbacks is refused in one line.
+"""
+
+import hashlib
+import math
 import os
-import tempfile
-from collections.abc import Mapping
+import random
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
-from nnlab.training.classifier import Classifier
+from nnlab.files import write_whole
 from nnlab.validation import ArgumentError
+
+DIGEST, RANDOM = "digest", "random"
+VERSION = "pytorch-lightning_version"
+UNSIGNED = {DIGEST, VERSION, f"legacy_{VERSION}"}  # another Lightning writes its own version when it reads
+FIELDS = {"learner": str, "epoch": int, "global_step": int, "hyper_parameters": Mapping, "state_dict": Mapping}
+OF_TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a temporary file in the target folder, syncs it, and renames it: a kill leaves the old file or the new."""
+    """Writes each checkpoint whole: a kill at any moment leaves the old file or the new."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         """Write ``checkpoint`` to ``path``."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, lambda file: torch.save(checkpoint, file))
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint on the CPU with ``weights_only``.
+# ---- the digest ------------------------------------------------------------------------------------------------------
+
+
+def digest(checkpoint: Mapping[str, Any], names: Sequence[str]) -> str:
+    """SHA-256 of the content of some of a checkpoint's fields."""
+    sha = hashlib.sha256()
+    for name in names:
+        _feed(sha, name)
+        _feed(sha, checkpoint.get(name))
+    return sha.hexdigest()
+
+
+def _feed(sha: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        sha.update(f"{data.dtype}{tuple(data.shape)}".encode())
+        sha.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
+    elif isinstance(value, Mapping):
+        sha.update(f"{{{len(value)}".encode())
+        for key, item in value.items():
+            _feed(sha, key)
+            _feed(sha, item)
+    elif isinstance(value, (list, tuple)):
+        sha.update(f"[{len(value)}".encode())
+        for item in value:
+            _feed(sha, item)
+    else:
+        sha.update(f"{type(value).__name__}:{value!r};".encode())
+
+
+def sign(checkpoint: dict[str, Any]) -> None:
+    """Put the digest of all fields into a checkpoint, by which damage is found."""
+    names = sorted(checkpoint.keys() - UNSIGNED)
+    checkpoint[DIGEST] = {"of": names, "sha256": digest(checkpoint, names)}
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Any) -> dict[str, Any]:
+    """Read a checkpoint, a file or a path, on the CPU with ``weights_only``; check all but what takes a module.
 
     Raises:
-        ArgumentError: no such file, or not a checkpoint of a learner of nnlab.
+        ArgumentError: no such file, not a checkpoint of nnlab 0.2, or a damaged one.
     """
-    if not Path(path).is_file():
+    if not hasattr(path, "read") and not Path(path).is_file():
         raise ArgumentError("ckpt_path", f"names no file: {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -48,18 +92,65 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ArgumentError("ckpt_path", f"is no readable checkpoint: {path} ({reason})") from error
     if not isinstance(checkpoint, dict) or not {"learner", "hyper_parameters", "state_dict"} <= checkpoint.keys():
-        raise ArgumentError("ckpt_path", f"is no checkpoint of a learner of nnlab: {path}")
+        raise ArgumentError("ckpt_path", f"is no checkpoint of a model of nnlab: {path}")
+    try:
+        check_content(checkpoint)
+    except ArgumentError as error:
+        raise ArgumentError("ckpt_path", f"{error.problem}: {path}") from error
     return checkpoint
 
 
-def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: Mapping[str, Any]) -> None:
-    """Check that a checkpoint has the learner and the architecture that were asked for.
+def _refuse(problem: str) -> NoReturn:
+    raise ArgumentError("ckpt_path", problem)
+
+
+def check_content(checkpoint: Mapping[str, Any]) -> None:
+    """Check the fields that do not depend on the module, and the digest.
+
+    Raises:
+        ArgumentError: a field is missing or wrong.
+    """
+    if DIGEST not in checkpoint:
+        _refuse("is of nnlab 0.1 or of another program, which 0.2 does not read")
+    for name, kind in FIELDS.items():
+        if not isinstance(checkpoint.get(name), kind):
+            _refuse(f"has no {name}")
+    recorded = checkpoint[DIGEST]
+    if not isinstance(recorded, Mapping) or not isinstance(names := recorded.get("of"), list):
+        _refuse("has no digest")
+    if set(names) != checkpoint.keys() - UNSIGNED:
+        _refuse("is damaged: its digest is of other fields")
+    try:
+        found = digest(checkpoint, names)
+    except (RuntimeError, TypeError, RecursionError, NotImplementedError):  # a tensor of no plain kind
+        found = ""
+    if found != recorded.get("sha256"):
+        _refuse("is damaged: its content is not what was written")
+    if not re.fullmatch(r"[2-9]\.\d+.*", str(checkpoint.get(VERSION))):
+        _refuse("is of no Lightning that nnlab knows")
+    _check_kinds(checkpoint)
+    if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
+        _refuse("has a negative count of epochs or steps")
+    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
+        _refuse("has hyper-parameters without names")
+
+
+def _check_kinds(checkpoint: Mapping[str, Any]) -> None:
+    for name, kind in OF_TRAINING.items():
+        if not isinstance(checkpoint.get(name, kind()), kind):
+            _refuse(f"has no usable {name}")
+    if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
+        _refuse("has no usable loops")
+
+
+def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Check that a checkpoint has the module and the architecture that were asked for, and return it.
 
     Args:
         path: the checkpoint.
         learner: whose name and architecture must be the checkpoint's.
-        wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` and
-            the ``name`` of the data.
+        wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` and the ``name``
+            of the data.
 
     Raises:
         ArgumentError: naming the argument that differs, what it is in the checkpoint and what was asked for.
@@ -67,7 +158,226 @@ def check_fits(path: str | os.PathLike[str], learner: type[Classifier], wanted: 
     checkpoint = read_checkpoint(path)
     if checkpoint["learner"] != learner.__name__:
         raise ArgumentError("model", f"is {learner.__name__}, but {path} holds a {checkpoint['learner']}")
-    found = {**checkpoint.get("datamodule_hyper_parameters", {}), **checkpoint["hyper_parameters"]}
+    of_data = checkpoint.get("datamodule_hyper_parameters", {})
+    found = {**(of_data if isinstance(of_data, Mapping) else {}), **checkpoint["hyper_parameters"]}
     for name in (*learner.architecture, *({"scaling", "name"} & found.keys())):
         if name in wanted and found.get(name) != wanted[name]:
             raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")
+    return checkpoint
+
+
+# ---- against the module, the trainer and its callbacks ---------------------------------------------------------------
+
+
+def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Check that a state dict has the names and shapes of another, and finite numbers of a like dtype.
+
+    Raises:
+        ArgumentError: what is wrong with which tensor.
+    """
+    if found.keys() != expected.keys():
+        name = min(map(str, found.keys() ^ expected.keys()))
+        _refuse(f"does not have the model's tensors: {name} is {'missing' if name in expected else 'not of the model'}")
+    for name, like in expected.items():
+        _check_tensor(name, found[name], like.shape, floating=like.is_floating_point(), dtype=like.dtype)
+
+
+def _check_tensor(
+    name: str, value: Any, shape: Sequence[int], *, floating: bool = True, dtype: torch.dtype | None = None
+) -> None:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        _refuse(f"has a {name} that is no plain tensor")
+    if tuple(value.shape) != tuple(shape):
+        _refuse(f"has a {name} of shape {tuple(value.shape)} where the model's is {tuple(shape)}")
+    if floating:
+        if value.dtype not in (torch.float32, torch.float64):
+            _refuse(f"has a {name} of {value.dtype}, not of float32 or float64")
+        if not value.isfinite().all():
+            _refuse(f"has a {name} with NaN or infinity")
+    elif value.dtype != dtype or (value < 0).any():
+        _refuse(f"has a {name} of {value.dtype}, or below 0, where the model's is {dtype}")
+
+
+def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
+    """Check what training goes on from, and take every path out of it that leads elsewhere than the run's own folder.
+
+    Raises:
+        ArgumentError: a field is missing or of another form than this trainer's.
+    """
+    for name, kind in OF_TRAINING.items():
+        if not isinstance(checkpoint.get(name), kind):
+            _refuse("holds weights only, from which training cannot go on")
+    expected = {"fit_loop": trainer.fit_loop.state_dict(), "validate_loop": trainer.validate_loop.state_dict()}
+    for name, loop in expected.items():
+        _check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
+    for callback in trainer.callbacks:
+        key = callback.state_key
+        if (state := checkpoint["callbacks"].get(key)) is not None and (own := callback.state_dict()):
+            _check_like(f"state of {type(callback).__name__}", state, own)
+            if isinstance(callback, ModelCheckpoint):
+                _without_paths(state, callback.dirpath)
+
+
+def _check_like(name: str, found: Any, like: Any) -> None:
+    """Check that a value is built as another is: mappings of the same keys, numbers and tensors of one."""
+    if not isinstance(like, Mapping):
+        if not _is_like(found, like):
+            _refuse(f"has no usable {name}")
+        return
+    keys = like.keys() - {"best_k_models", "combined_loader"}  # each is looked at where it is used
+    if not isinstance(found, Mapping) or not keys <= found.keys():
+        _refuse(f"has no usable {name}")
+    for key in keys:
+        _check_like(f"{name}.{key}", found[key], like[key])
+
+
+def _is_like(found: Any, like: Any) -> bool:
+    if isinstance(like, bool):
+        return isinstance(found, bool)
+    if isinstance(like, int):
+        return type(found) is int and abs(found) <= 2**53
+    if like is None or isinstance(like, (float, Tensor)):
+        if isinstance(found, Tensor) or isinstance(like, Tensor):
+            one = isinstance(found, Tensor) and found.numel() == 1 and not found.is_quantized
+            return one and not found.isnan().any()
+        return found is None or isinstance(found, str) or (type(found) in (int, float) and not math.isnan(found))
+    return not isinstance(like, str) or isinstance(found, str)
+
+
+def _without_paths(state: Any, dirpath: Any) -> None:
+    """Take all paths out of a ModelCheckpoint's state: Lightning would delete what they name."""
+    state |= {"dirpath": str(dirpath), "best_k_models": {}}
+    state |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), "")
+
+
+def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> None:
+    """Check that an optimizer's saved state is of its class, with its settings, and of its parameters.
+
+    Raises:
+        ArgumentError: it is not; the message names the optimizer where it is another.
+    """
+    name = type(optimizer).__name__
+    if kind != name:
+        raise ArgumentError("optimizer", f"is {name}, but the checkpoint was trained with {kind}")
+    groups = found.get("param_groups") if isinstance(found, Mapping) else None
+    own = optimizer.state_dict()
+    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]):
+        _refuse("has no usable state of the optimizer")
+    for group, like in zip(groups, own["param_groups"], strict=True):
+        if not isinstance(group, dict) or group.get("params") != like["params"]:
+            _refuse("has no usable state of the optimizer")
+        for key, value in like.items():
+            if key != "params":
+                _check_setting(f"optimizer's {key}", group.get(key), value)
+            if isinstance(value, (bool, str)) or value is None:
+                group[key] = value  # a way to compute is this run's
+    kept = {"step", "exp_avg", "exp_avg_sq"} if name in ("Adam", "AdamW") else set()
+    _check_states(found, optimizer, kept | ({"momentum_buffer"} if name == "SGD" and groups[0]["momentum"] else set()))
+
+
+def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, kept: set[str]) -> None:
+    """Check what an optimizer remembers of each parameter, ``kept`` among it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not isinstance(states := found.get("state"), Mapping):
+        _refuse("has no usable state of the optimizer")
+    for index, state in states.items():
+        if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(state, Mapping):
+            _refuse("has no usable state of the optimizer")
+        if not kept <= state.keys() or state.keys() != next(iter(states.values())).keys():
+            _refuse("has no usable state of the optimizer")
+        for key, value in state.items():
+            _check_state(f"state {key} of the optimizer", value, () if key == "step" else parameters[index].shape)
+    trained = sum(p.requires_grad for p in parameters)
+    if states and "func_evals" not in states[next(iter(states))] and len(states) < trained:  # which LBFGS has once
+        _refuse("has no state of the optimizer for some parameters")
+
+
+def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
+    """Check what an optimizer remembers of a parameter: finite numbers and tensors."""
+    if isinstance(value, Tensor):
+        flat = value.ndim == 1 and value.numel() > math.prod(shape)  # of all parameters together
+        _check_tensor(name, value, value.shape if flat else shape)
+    elif isinstance(value, list):
+        for part in value:
+            _check_state(name, part, part.shape if isinstance(part, Tensor) else ())
+    elif value is not None and (type(value) not in (int, float) or not np.isfinite(value)):
+        _refuse(f"has a {name} that is no number")
+
+
+def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
+    """Check that a scheduler's saved state is of its class and built as its own.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if kind != type(scheduler).__name__:
+        name = type(scheduler).__name__
+        raise ArgumentError("lr_scheduler", f"is {name}, but the checkpoint was trained with {kind}")
+    own = scheduler.state_dict()
+    if not isinstance(found, Mapping) or found.keys() != own.keys():
+        _refuse("has no usable state of the scheduler")
+    for key, value in own.items():
+        _check_setting(f"scheduler's {key}", found[key], value)
+
+
+def _check_setting(name: str, found: Any, like: Any) -> None:
+    """Check a setting: of the kind of another, and finite."""
+    numbers = (int, float)
+    if isinstance(like, (list, tuple)):
+        good = isinstance(found, (list, tuple)) and len(found) == len(like)
+        for one, own in zip(found, like, strict=True) if good else ():
+            _check_setting(name, one, own)
+    elif isinstance(like, Mapping):
+        same = isinstance(found, Mapping) and (found.keys() == like.keys() or all(type(k) is int for k in found))
+        good = same and all(isinstance(value, (int, float, str)) for value in found.values())
+    elif isinstance(like, bool):
+        good = isinstance(found, bool)
+    elif isinstance(like, numbers):
+        good = type(found) in numbers and not np.isnan(found) and (np.isfinite(found) or not np.isfinite(like))
+        good = good and (found >= 0 or like < 0 or name.endswith(("last_epoch", "_step_count", "mode_worse", "best")))
+    elif isinstance(like, Tensor):
+        good = isinstance(found, Tensor) and found.shape == like.shape and bool(found.isfinite().all())
+    else:
+        good = True
+    if not good or (name.endswith("betas") and isinstance(found, (int, float)) and found >= 1):
+        _refuse(f"has no usable value of the {name}")
+
+
+# ---- the random state ------------------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the global generators of torch, CUDA, NumPy and Python."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is what others draw from
+    version, words, next_gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(words), next_gauss],
+    }
+
+
+def set_random_state(state: Any) -> None:
+    """Put the generators into a state that ``random_state`` returned.
+
+    Raises:
+        ArgumentError: it is no such state; the generators are then as they were.
+    """
+    try:
+        kind, keys, position, has_gauss, gauss = state["numpy"]
+        numpy = (kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss)
+        version, words, next_gauss = state["python"]
+        python = (version, tuple(words), next_gauss)
+        torch.Generator().set_state(state["torch"])  # each refuses what is no state of it
+        np.random.RandomState().set_state(numpy)
+        random.Random().setstate(python)
+        cuda = list(state["cuda"]) if torch.cuda.is_available() else []
+        if len(cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(cuda)
+    except Exception as error:  # each generator has errors of its own
+        raise ArgumentError("ckpt_path", "has no usable random state") from error
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(numpy)  # noqa: NPY002
+    random.setstate(python)

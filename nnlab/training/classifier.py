@@ -1,17 +1,27 @@
-"""What the two learners share: the metrics of training, validation and test, each logged once per epoch."""
+"""What the two modules share: training by the engine or one mini-batch at a time, and the figures."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-Batch = tuple[Tensor, Tensor]
-TRAINING = ("train_loss", "train_acc")
+from nnlab.data import Chunk, ResidentLoader
+from nnlab.engine import NotFiniteError
+from nnlab.training.checkpoints import check_content, check_weights, read_checkpoint, sign
+from nnlab.training.chunks import obstacle
+from nnlab.training.resume import Continuity, has_ended, position_of_done
+from nnlab.validation import ArgumentError, check_choice
+
+Engine = Literal["auto", "on", "off"]
+LOADERS = "use MNISTDataModule, or ResidentLoader with chunk"
+LOOKS_EVERY = 50  # steps on a CUDA device, where to look whether all is finite is to wait
 
 
 class MeanLoss(Metric):
@@ -44,34 +54,258 @@ class MeanLoss(Metric):
 
 
 class Classifier(L.LightningModule, ABC):
-    """A Lightning module that classifies and reports its loss per sample and its accuracy.
+    """A Lightning module that classifies, and reports its loss per sample and its accuracy.
 
-    A subclass computes logits and the loss of a batch; validation, test and prediction follow from them.
+    With ``engine="auto"`` training is by ``nnlab.engine`` wherever the settings allow it, and a line says if they do
+    not; "on" refuses such settings. With the engine, Lightning's batch is a chunk of mini-batches, which hooks and
+    ``global_step`` count: ``MNISTDataModule`` and ``ResidentLoader`` say how many. The optimizer's own step after a
+    chunk finds no gradients and changes nothing.
+
+    A subclass computes logits, the loss of a batch, and what a mini-batch and a chunk do to its parameters.
     """
 
     architecture: ClassVar[tuple[str, ...]]
-    """The hyper-parameters that say what the weights mean: a checkpoint fits a learner that agrees in all of them."""
+    """The hyper-parameters that say what the weights mean: a checkpoint fits a module that agrees in all of them."""
 
     figures: ClassVar[tuple[str, ...]]
     """What is logged in training, and can be watched; the first needs no validation."""
 
-    def __init__(self, n_classes: int) -> None:
+    training_figures: ClassVar[tuple[str, ...]]
+    """Those of the training samples."""
+
+    base: ClassVar[type]
+    """The class whose training steps the engine takes."""
+
+    def __init__(self, in_features: int, n_classes: int, engine: Engine) -> None:
         super().__init__()
+        check_choice("engine", engine, ("auto", "on", "off"))
+        self.in_features, self.engine = in_features, engine
         self.metrics = nn.ModuleDict()
         for stage in ("train", "val", "test"):
             self.metrics[f"{stage}_loss"] = MeanLoss()
             self.metrics[f"{stage}_acc"] = MulticlassAccuracy(n_classes, average="micro", validate_args=False)
+        self._engine: Any = None
+        self._made_for: tuple[Any, list[Any]] = (None, [])  # the loader, and where the tensors that change lie
+        self._said: str | None = None
+        self._continuity = Continuity()
+        self._step_hooks: list[Any] = []
+        self.last_loss: Tensor | None = None  # of a mini-batch
+
+    # ---- what a subclass computes ------------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+        """Whether weights have the sizes that hyper-parameters say: before a model of any size is made."""
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
-        """The scores of x, (N, I), whose largest is the prediction: (N, K)."""
+        """The scores of x, (N, I), whose largest is the prediction, with the gradient by hand: (N, K)."""
 
     @abstractmethod
     def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss per sample of logits, (N, K), given labels, (N,)."""
 
+    @abstractmethod
+    def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor | None:
+        """Take the figures of a mini-batch, and return the loss that the optimizer lowers, or learn it."""
+
+    @abstractmethod
+    def engine_obstacle(self) -> str | None:
+        """What of the model or its optimizer the engine has no form of, if anything."""
+
+    @abstractmethod
+    def state_after(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """What a step of the optimizer changes, by name."""
+
+    @abstractmethod
+    def changed(self) -> list[Tensor]:
+        """All that the engine changes."""
+
+    def engine_settings(self) -> list[Any]:
+        """What an engine is made for: where it changes, another is made."""
+        return []
+
+    @abstractmethod
+    def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> Any:
+        """The engine for these samples."""
+
+    @abstractmethod
+    def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Train on the samples at these indices, (n,), take their figures, and return their loss."""
+
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuse a trainer that the learner cannot be trained with."""
+        """Refuse a trainer that the model cannot be trained with."""
+
+    def take_found_rate(self) -> None:
+        """Give the optimizer the learning rate that a finder has set as ``lr`` since it was made."""
+        found = getattr(self, "lr", None)
+        if found is None or found == self.hparams.get("lr"):
+            return
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = found
+        for config in self.trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [found] * len(config.scheduler.base_lrs)
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def samples(self, x: Any) -> Tensor:
+        """Samples or images, (N, …), as the model takes them, (N, I).
+
+        Raises:
+            ArgumentError: they are no such tensor; the message says what to do.
+        """
+        if not isinstance(x, Tensor):
+            raise ArgumentError("batch", f"must be tensors (x, labels), got x of type {type(x).__name__}")
+        flat: Tensor = x.flatten(1) if x.ndim > 2 else x
+        if flat.ndim != 2 or flat.shape[1] != self.in_features:
+            came = f"samples of shape {tuple(flat.shape)[1:]}" if flat.ndim == 2 else f"x of shape {tuple(flat.shape)}"
+            raise ArgumentError("in_features", f"is {self.in_features}, but the batch has {came}")
+        if not flat.is_floating_point():
+            kind = str(flat.dtype).removeprefix("torch.")
+            raise ArgumentError("batch", f"must have floating-point samples, got {kind}: divide pixels by 255, say")
+        own, autocast = next(self.parameters()).dtype, torch.is_autocast_enabled(flat.device.type)
+        if flat.dtype != own and not autocast:
+            raise ArgumentError(
+                "batch", f"has samples of {flat.dtype}, the model is of {own}: give it samples.to({own})"
+            )
+        return flat
+
+    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise ArgumentError("batch", f"must be tensors (x, labels), got {type(batch).__name__}")
+        x, labels = batch
+        if labels.is_floating_point() or labels.is_complex():
+            raise ArgumentError("batch", f"must have whole numbers as labels, got {labels.dtype}")
+        return self.samples(x), labels.long()
+
+    def attached(self) -> L.Trainer | None:
+        """The trainer, where there is one."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # Lightning's answer where there is none
+            return None
+        return trainer if self.fabric is None else None  # where Fabric puts another thing in its place
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Train on a chunk by the engine, or give the loss of a mini-batch with its gradient by hand behind it."""
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run goes on from the end of an epoch
+            for name in self.training_figures:
+                self.metric(name).reset()
+        if isinstance(batch, Chunk):
+            loss: Tensor | None = self._by_engine(batch.indices, batch_idx)
+        elif self.engine == "on":
+            raise ArgumentError("engine", f"is on, so batches must be chunks, got {type(batch).__name__}: {LOADERS}")
+        else:
+            loss = self.mini_batch(*self._pair(batch), batch_idx)
+        if self.attached():
+            self._log(self.training_figures)
+        return loss
+
+    # ---- the engine --------------------------------------------------------------------------------------------------
+
+    def use_engine(self) -> bool:
+        """Whether an epoch is to be chunks for the engine; if not, a line says why.
+
+        Raises:
+            ArgumentError: ``engine`` is "on", and something does not let it.
+        """
+        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        if why and self.engine == "on":
+            raise ArgumentError("engine", f"must be auto or off: {why}")
+        if self.engine == "auto" and self._continuity.within_mini_batches:
+            why = "the run goes on within an epoch of mini-batches"
+        said = f"engine off, mini-batches go one by one: {why}" if why else "engine on"
+        if said != self._said and self.engine != "off":
+            rank_zero_info(said)
+        self._said = said
+        return why is None
+
+    def _obstacle(self) -> str | None:
+        return obstacle(self.trainer, self, self.base) or self.engine_obstacle()
+
+    def _by_engine(self, order: Tensor, batch_idx: int) -> Tensor:
+        loader = self.trainer.train_dataloader
+        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        if why and self._said == "engine on":
+            raise ArgumentError("engine", f"must be off, since something changed after the start of training: {why}")
+        if why or not isinstance(loader, ResidentLoader):
+            raise ArgumentError("chunk", f"of the loader must be None: {why or LOADERS}")
+        places = [*(tensor.data_ptr() for tensor in self.changed()), *self.engine_settings()]
+        if self._made_for[0] is not loader or self._made_for[1] != places:
+            x = self.trainer.precision_plugin.convert_input(loader.images.flatten(1))
+            self._engine = self.make_engine(self.samples(x), loader.labels, loader.batch_size)
+            self._made_for = loader, places
+        try:
+            loss = self.chunk(self._engine, order, loader.labels[order], loader.batch_size)
+        except NotFiniteError as error:
+            first = batch_idx * (loader.chunk or 1)
+            raise self._not_finite(error.parameter, None if error.step is None else first + error.step) from error
+        except FloatingPointError as error:
+            where = f"{str(error).removesuffix(' of this call')} of a chunk in epoch {self.current_epoch + 1}"
+            raise FloatingPointError(f"{where}: lower the learning rate, or scale the inputs") from error
+        return loss.detach().requires_grad_()  # Lightning takes its gradient, which goes nowhere
+
+    def on_fit_start(self) -> None:
+        """Note the settings that a checkpoint of this run records."""
+        self.take_found_rate()
+        self._continuity.begin(self.trainer)
+
+    def on_train_start(self) -> None:
+        """Go on where a checkpoint was written; and look after each step whether all is finite, as the engine does."""
+        self._continuity.start(self.trainer)
+        loader = self.trainer.train_dataloader
+        if not (isinstance(loader, ResidentLoader) and loader.chunk):
+            after = self._check_finite
+            self._step_hooks = [optimizer.register_step_post_hook(after) for optimizer in self.trainer.optimizers]
+
+    def on_train_epoch_start(self) -> None:
+        """Go on where a checkpoint was written."""
+        self._continuity.epoch_starts(self)
+
+    def on_train_epoch_end(self) -> None:
+        """Go on where a checkpoint was written."""
+        self._continuity.epoch_ended(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Let go of the engine, which holds on to the samples."""
+        while self._step_hooks:
+            self._step_hooks.pop().remove()
+        self._engine, self._made_for, self._said = None, (None, []), None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The module without its engine."""
+        return super().__getstate__() | {"_engine": None, "_made_for": (None, []), "_step_hooks": []}
+
+    # ---- NaN and infinity --------------------------------------------------------------------------------------------
+
+    def _not_finite(self, what: str, mini_batch: int | None) -> FloatingPointError:
+        where = f"epoch {self.current_epoch + 1}"
+        where += "" if mini_batch is None else f", mini-batch {mini_batch + 1}"
+        return FloatingPointError(
+            f"the {what} became NaN or infinite in {where}: lower the learning rate, or scale the inputs"
+        )
+
+    def _check_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Look, after a step, whether the loss and what the step changed are finite.
+
+        Raises:
+            FloatingPointError: naming what is not.
+        """
+        batch = self.trainer.fit_loop.batch_idx
+        if self.device.type == "cuda" and (batch + 1) % LOOKS_EVERY and not self.trainer.is_last_batch:
+            return
+        loss = {} if self.last_loss is None else {"loss": self.last_loss}
+        found = {name: t.detach() for name, t in (self.state_after(optimizer) | loss).items() if t.is_floating_point()}
+        sums = torch.stack([t.sum(dtype=torch.float64).to(self.device) for t in found.values()])
+        if not sums.isfinite().all():  # which a sum of float64 may be where no number is
+            for name, tensor in found.items():
+                if not tensor.isfinite().all():
+                    raise self._not_finite(name, batch)
+
+    # ---- figures -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Look at the trainer before training."""
@@ -82,8 +316,8 @@ class Classifier(L.LightningModule, ABC):
         """The metric that is logged as ``name``."""
         return cast(Metric, self.metrics[name])
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
-        x, labels = batch
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        x, labels = self._pair(batch)
         if len(x):  # this process's part of a short tail may be empty
             logits = self.logits(x)
             self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
@@ -103,18 +337,25 @@ class Classifier(L.LightningModule, ABC):
 
     def log_epoch(self, stage: str) -> None:
         """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""
-        for name in (f"{stage}_loss", f"{stage}_acc"):
-            self.log(name, self.metric(name), prog_bar=True)
+        self._log((f"{stage}_loss", f"{stage}_acc"))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def _log(self, names: Sequence[str]) -> None:
+        if not self.trainer.barebones:  # where Lightning warns of every figure
+            for name in names:
+                self.log(name, self.metric(name), on_step=False, on_epoch=True, prog_bar=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measure a batch of the validation set."""
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss`` and ``val_acc``."""
         self.log_epoch("val")
+        trains = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if trains and not self.metric("val_loss").compute().isfinite():
+            raise self._not_finite("val_loss", None)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Measure a batch of the test set."""
         self._evaluate(batch, "test")
 
@@ -122,19 +363,94 @@ class Classifier(L.LightningModule, ABC):
         """Log ``test_loss`` and ``test_acc``."""
         self.log_epoch("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The predicted class labels of a batch, (N,) int64."""
-        return self.logits(batch[0]).argmax(1)
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The predicted class labels of a batch, x, (x,) or (x, labels): (N,) int64."""
+        outputs: Tensor = self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        return outputs.argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the learner in the checkpoint, so that it is not loaded into another; keep the figures of the epoch."""
+        """Name the model in the checkpoint, keep the figures of the epoch, and sign it all."""
         checkpoint["learner"] = type(self).__name__
-        if self._trainer is not None and self._trainer.world_size == 1:  # another process's figures are not known here
-            checkpoint["figures"] = {name: self.metric(name).metric_state for name in TRAINING}
+        trainer = self.attached()
+        if trainer is not None and "loops" in checkpoint:
+            known: dict[str, float] = {}
+            if trainer.world_size == 1:  # another process's figures are not known here
+                checkpoint["figures"] = {name: self.metric(name).metric_state for name in self.training_figures}
+                updated = [name for name in self.training_figures if self.metric(name).update_called]
+                known = {name: float(self.metric(name).compute()) for name in updated}
+            self._continuity.save(checkpoint, trainer, known)
+            loop = checkpoint["loops"]["fit_loop"]
+            for state in loop["state_dict"].get("combined_loader", []):
+                if isinstance(state, dict) and "n_samples" in state:
+                    state["position"] = position_of_done(state, loop["epoch_loop.batch_progress"])
+        sign(checkpoint)
+        self._continuity.note(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the figures of the epoch."""
-        if self._trainer is not None and self._trainer.world_size == 1:
-            for name, state in checkpoint.get("figures", {}).items():
-                for key, value in state.items():
-                    setattr(self.metric(name), key, value.to(self.device))
+        """Check a checkpoint before anything of it is used, and go on with the figures of the epoch.
+
+        Raises:
+            ArgumentError: it is damaged, or does not fit.
+        """
+        trainer = self.attached()
+        if trainer is not None:  # else load_from_checkpoint has looked, and the keywords that it was given are in
+            check_content(checkpoint)
+        if checkpoint["learner"] != type(self).__name__:
+            raise ArgumentError("ckpt_path", f"holds a {checkpoint['learner']}, not a {type(self).__name__}")
+        for name in ("state_dict", *({"current_model_state"} & checkpoint.keys())):  # the second is of EMA
+            check_weights(checkpoint[name], self.state_dict())
+        if trainer is None:
+            return
+        if trainer.precision == "64-true":  # Lightning would load into float32, and widen what is left
+            self.double()
+        if (
+            trainer.state.fn != "fit" or trainer.ckpt_path is None
+        ):  # as a learning-rate finder's, which puts back its own
+            return
+        self._continuity.load(checkpoint, trainer)
+        if trainer.max_steps == -1:  # else Lightning ends the epoch again; batches have one size then
+            _whole_epoch(checkpoint)
+        if trainer.world_size == 1:
+            self._load_figures(checkpoint.get("figures"))
+
+    def _load_figures(self, figures: Any) -> None:
+        if not isinstance(figures, Mapping) or figures.keys() != set(self.training_figures):
+            raise ArgumentError("ckpt_path", "has no usable figures of its epoch")
+        for name, state in figures.items():
+            own: dict[str, Any] = self.metric(name).metric_state
+            if not isinstance(state, Mapping) or state.keys() != own.keys():
+                raise ArgumentError("ckpt_path", f"has no usable {name}")
+            for key, value in state.items():
+                like = own[key]
+                if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype.is_complex:
+                    raise ArgumentError("ckpt_path", f"has no usable {name}")
+                setattr(self.metric(name), key, value.to(like))
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model of a checkpoint, which is checked before anything of it is used.
+
+        Raises:
+            ArgumentError: it is no checkpoint of this model, or a damaged one.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        if hasattr(checkpoint_path, "seek"):
+            checkpoint_path.seek(0)
+        if checkpoint["learner"] != cls.__name__:
+            raise ArgumentError("ckpt_path", f"holds a {checkpoint['learner']!r}, not a {cls.__name__}")
+        if not cls.sizes_fit({**checkpoint["hyper_parameters"], **kwargs}, checkpoint["state_dict"]):
+            raise ArgumentError("ckpt_path", "has weights of other sizes than its hyper-parameters say")
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True} | kwargs)
+
+
+def _whole_epoch(checkpoint: dict[str, Any]) -> None:
+    """Let an epoch whose batches were all learnt count as processed, so that Lightning begins the next one.
+
+    Else it would count its batches again, which may have another size now.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    if has_ended(loop["epoch_loop.batch_progress"]):
+        if loop["epoch_progress"]["current"]["processed"] < loop["epoch_progress"]["current"]["started"]:
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1  # as Lightning, where it ends an epoch again
+        for counts in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
+            counts["processed"] = counts["started"]

@@ -1,40 +1,95 @@
 """``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
 
 import csv
+import io
 import os
 import shlex
+import shutil
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from nnlab.config_files import UserError
 from nnlab.data import SPECS, DataError
-from nnlab.training.callbacks import BestAndLast, EpochBar, KeepOnInterrupt, LearningCurve
-from nnlab.training.checkpoints import AtomicCheckpointIO, check_fits
+from nnlab.files import write_whole
+from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
+from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
-from nnlab.training.parser import FROM_DATA, Parser, UserError, chosen_learner, flag_of, learner_named, with_recipes
+from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
 from nnlab.training.settings import check_settings
 from nnlab.validation import ArgumentError, resolve_device
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit statuses
+FAILED, USER_ERROR = 1, 2  # exit statuses; after a signal 128 and its number: 130 after Ctrl-C, 143 after SIGTERM
 USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
+
+
+class ConfigFile(SaveConfigCallback):
+    """Writes the settings of a run to ``config.yaml`` in its folder, whole."""
+
+    def __init__(self, parser: Any, config: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the file."""
+        if NNLabCLI.folder:
+            text = self.parser.dump(self.config, skip_unset=False)
+            if not NNLabCLI.early_stopping:
+                text = yaml.safe_dump(yaml.safe_load(text) | {"early_stopping": None}, sort_keys=False)
+            write_whole(NNLabCLI.folder / "config.yaml", text)
+
+
+class Figures(CSVLogger):
+    """A CSVLogger that writes ``metrics.csv`` whole, and with all columns from the first row on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rows: list[dict[str, float]] = []
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: they are in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add a row."""
+        values = {name: float(value) for name, value in metrics.items()}
+        whole = {name: int(values[name]) for name in ("epoch",) if name in values}
+        self._rows.append(values | whole | {"step": step or 0})
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows."""
+        if self._rows:
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows)
+            write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
 
 
 class NNLabCLI(LightningCLI):
     """LightningCLI for the learners of nnlab."""
 
     config: Any
+    folder: Path | None = None  # of this run
+    early_stopping = True
 
     def __init__(self, arguments: Sequence[str]) -> None:
         super().__init__(
@@ -46,12 +101,13 @@ class NNLabCLI(LightningCLI):
                 "devices": 1,
                 "max_epochs": 10,
                 "num_sanity_val_steps": 0,  # the data has been checked
+                "enable_model_summary": False,  # EpochLines says what there is
                 "log_every_n_steps": 1,  # only epochs are logged; the default warns about epochs under 50 steps
             },
             seed_everything_default=1,
             parser_class=Parser,
             parser_kwargs={"prog": "nnlab"},  # also as python -m nnlab
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=ConfigFile,
             load_from_checkpoint_support=False,
             args=list(arguments),
         )
@@ -63,8 +119,8 @@ class NNLabCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the checkpoint and early-stopping options, and let the data set the model's size."""
-        parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_class_arguments(BestAndLast, "checkpoint", fail_untyped=False)
+        parser.add_class_arguments(EarlyStopping, "early_stopping", fail_untyped=False)
         parser.set_defaults(
             {
                 "model": {"class_path": "nnlab.training.LitMLP"},
@@ -93,16 +149,19 @@ class NNLabCLI(LightningCLI):
         of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
         wanted = {**config.model.init_args.as_dict(), **of_data}
         if config.ckpt_path is not None:
-            check_fits(config.ckpt_path, self.learner, wanted)
+            checkpoint = check_fits(config.ckpt_path, self.learner, wanted)
+            if command == "fit":
+                _check_beginning(checkpoint, config)
         elif command != "fit":
             root = Path(config.trainer.default_root_dir or ".")
             config.ckpt_path = self._newest_checkpoint(root, wanted | {"name": config.data.name})
 
     def _newest_checkpoint(self, root: Path, wanted: dict[str, Any]) -> str:
-        """The newest that fits; where none does, what is wrong with the newest."""
-        pattern, problem = f"{self.learner.__name__}/*/checkpoints/best.ckpt", None
-        for path in sorted(root.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+        """The best checkpoint of the newest run that fits; where none does, what is wrong with the newest."""
+        problem, folders = None, {path.parent for path in root.rglob("*.ckpt")}
+        for folder in sorted(folders, key=_newest_time, reverse=True):
             try:
+                path = _best_in(folder)
                 check_fits(path, self.learner, wanted)
             except ArgumentError as error:
                 problem = problem or error
@@ -121,39 +180,58 @@ class NNLabCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
-        config = self._get(self.config_init, "trainer")
-        given = config["callbacks"] or []
-        self.keeper = KeepOnInterrupt()
-        callbacks: list[Callback] = [
-            *(given if isinstance(given, list) else [given]),
-            self.keeper,
-            LearningCurve(),
-        ]
-        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(EpochBar())
-        plugins = config["plugins"] or []
-        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        config, every = self._get(self.config_init, "trainer"), self.config_init[self.config.subcommand]
+        root, fits = Path(config["default_root_dir"]).expanduser(), self.config.subcommand == "fit"
+        if fits and not config["barebones"] and not config["fast_dev_run"] and getattr(rank_zero_only, "rank", 0) == 0:
+            NNLabCLI.folder = claim_folder(root / self.learner.__name__)
+        self.keeper, self.kept = KeepOnInterrupt(self.folder), every["checkpoint"]
+        if self.folder and self.kept.dirpath is None:
+            self.kept.dirpath = str(self.folder / "checkpoints")
+        callbacks: list[Callback] = _listed(config["callbacks"])
+        bare, keeps = config["barebones"], config["enable_checkpointing"] is not False
+        if not bare:
+            callbacks += [self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
+            callbacks += [every["early_stopping"]] * self.early_stopping
+            shows = config["enable_progress_bar"] is not False and not any(
+                isinstance(c, ProgressBar) for c in callbacks
+            )
+            callbacks += [EpochBar()] * (shows and sys.stdout.isatty())
+            kwargs |= {"enable_progress_bar": False} if shows and not sys.stdout.isatty() else {}
+        plugins = _listed(config["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
         logger = config["logger"]
-        if logger is None or logger is True:
-            logger = _loggers(Path(config["default_root_dir"]), self.learner.__name__)
+        if bare:
+            logger, kwargs = False, kwargs | {"log_every_n_steps": 0}
+        elif logger is None or logger is True:
+            logger = self._loggers(root) if fits else False
         # for Lightning, "auto" and "gpu" may also be mps, which nnlab does not run on
         chosen = {"auto": resolve_device("auto").type, "gpu": "cuda"}
-        kwargs["accelerator"] = chosen.get(config["accelerator"], config["accelerator"])
+        kwargs |= {"accelerator": chosen.get(config["accelerator"], config["accelerator"]), "default_root_dir": root}
         trainer: L.Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger, **kwargs)
         return trainer
 
+    def _loggers(self, root: Path) -> list[Logger]:
+        """A CSV log, and one for TensorBoard where it is installed, in a folder that this run alone has made."""
+        name = self.learner.__name__
+        version = self.folder.name if self.folder else "version_0"  # the other processes take the first one's
+        log = Figures(root, name=name, version=version)
+        return [log, *([TensorBoardLogger(root, name=name, version=version)] if find_spec("tensorboard") else [])]
+
     def fit(self, model: Classifier, **kwargs: Any) -> None:
-        """Train, and say where the model is and how to test it, also after an interrupt."""
+        """Train, and say where the model is and how to test it, also after a signal."""
         model.check_trainer(self.trainer)  # before anything is written
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit:  # also how Lightning ends after a signal
+            if self.keeper.signal is None:
+                raise
             if path := self.keeper.ckpt_path:
-                _say(f"interrupted; the model is in {path}. To go on, add --ckpt_path {path}")
-            sys.exit(INTERRUPTED)
-        kept = self.trainer.checkpoint_callback
-        if isinstance(kept, BestAndLast) and (model_path := kept.best_model_path or kept.last_model_path):
-            paths = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "config.yaml", Path(model_path)
+                words = "interrupted" if self.keeper.signal == signal.SIGINT else "ended by SIGTERM"
+                _say(f"{words}; the model is in {path}. To go on, add --ckpt_path {path}")
+            sys.exit(128 + self.keeper.signal)
+        if model_path := self.kept.best_model_path or self.kept.last_model_path:
+            paths = Path(self.folder or self.trainer.default_root_dir) / "config.yaml", Path(model_path)
             config, model_file = (
                 shlex.quote(os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p)) for p in paths
             )
@@ -173,23 +251,76 @@ class NNLabCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise ArgumentError("devices", f"must be 1 to predict, got {self.trainer.world_size} processes")
         predictions = self.trainer.predict(model, datamodule=datamodule, weights_only=True, **kwargs)
-        labels = [label for _, batch in datamodule.predict_dataloader() for label in batch.tolist()]
+        labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
         rows = [(i, *row) for i, row in enumerate(zip(labels[: len(predicted)], predicted, strict=True))]
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "predictions.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("index", "target", "prediction"), *rows])
-        _say(f"predictions: {folder / 'predictions.csv'}")
+        path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([("index", "target", "prediction"), *rows])
+        write_whole(path, text.getvalue())
+        _say(f"predictions: {path}")
 
 
-def _loggers(root: Path, name: str) -> list[Logger]:
-    """A CSV log, and one for TensorBoard where it is installed, in the same new folder."""
-    log = CSVLogger(root, name=name)
-    if find_spec("tensorboard") is None:
-        return [log]
-    return [log, TensorBoardLogger(root, name=name, version=f"version_{log.version}")]
+def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
+    """Refuse settings of the beginning of a run, which a run that goes on has behind it."""
+    record = checkpoint.get("training")
+    old = {
+        "seed_everything": record.get("seed") if isinstance(record, dict) else None,
+        "seed": checkpoint.get("datamodule_hyper_parameters", {}).get("seed"),
+        "init_std": checkpoint["hyper_parameters"].get("init_std"),
+    }
+    new = {"seed_everything": config.seed_everything, "seed": config.data.seed}
+    new |= {"init_std": config.model.init_args.get("init_std")}
+    for name, value in new.items():
+        if value != old[name]:
+            raise ArgumentError(name, f"must stay {old[name]} where a run goes on, got {value}")
+
+
+def claim_folder(parent: Path) -> Path:
+    """Make a folder that no other run has: the first version_N that is free, by a mkdir that fails where it exists."""
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
+    number = max(taken, default=-1) + 1
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _remove(folder: Path | None) -> None:
+    """Remove the folder of a run that did not begin, and the folders above it that are empty then."""
+    if folder is None or any(folder.rglob("*.ckpt")):
+        return
+    shutil.rmtree(folder)
+    with suppress(OSError):  # which is where the first is not empty
+        for above in (folder.parent, folder.parent.parent):
+            above.rmdir()
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else [*value] if isinstance(value, list) else [value]
+
+
+def _newest_time(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
+
+
+def _best_in(folder: Path) -> Path:
+    """The checkpoint that a run's last one recorded as the best, by its digest; else the newest."""
+    newest = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    last = folder / "last.ckpt"
+    if last.is_file():
+        states = read_checkpoint(last).get("callbacks", {}).values()
+        digests = {state["best_digest"] for state in states if isinstance(state, dict) and state.get("best_digest")}
+        for path in newest:
+            if path != last and digests and read_checkpoint(path)[DIGEST]["sha256"] in digests:
+                return path
+    return newest[0]
 
 
 @rank_zero_only
@@ -197,22 +328,25 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
     """Run a command of LightningCLI.
 
     Args:
         arguments: the command's name and its flags; ``--debug`` among them turns one-line errors into tracebacks.
+        early_stopping: False leaves it out, whatever its settings are.
 
     Raises:
-        SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C.
+        SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
-    learner = None
+    learner, NNLabCLI.folder, NNLabCLI.early_stopping = None, None, early_stopping
     try:
-        arguments = with_recipes(arguments)
         learner = Parser.learner = chosen_learner(arguments)
-        NNLabCLI(arguments)
+        if arguments[1:] and arguments[-1] in ("-h", "--help"):
+            print(short_help(arguments[0], learner))
+            return
+        NNLabCLI([a for a in arguments if a != "all" or arguments[-1] != "all"])
     except FloatingPointError as error:  # training met NaN or infinity
         if debug:
             raise
@@ -224,6 +358,7 @@ def run(arguments: Sequence[str]) -> None:
         mistake = _users_mistake(error)
         if debug or mistake is None:
             raise
+        _remove(NNLabCLI.folder)
         change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) and learner else ""
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)

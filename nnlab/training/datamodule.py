@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.training.classifier import Classifier
 from nnlab.validation import ArgumentError, check_at_least, check_choice
 
 EVALUATION_BATCH = 1000  # images per step and process where nothing is learnt; it changes no result
@@ -28,6 +29,8 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: Images per step and process. A tail shorter than a batch is trained on, too.
         val_size: How many of the training images, from the end, are held out for validation. By default one twelfth,
             which is 5,000 of 60,000 as in the chapter; 0 trains on all.
+        chunk: How many mini-batches one of Lightning's batches and steps is where the engine trains (--model.engine);
+            the last of an epoch is fewer. Ctrl-C, the progress bar and callbacks have their turn between chunks.
         scaling: What the pixels become. unit is 0 to 1, bipolar is −1 to 1 as in the chapter, raw is the whole numbers
             0 to 255 (0 to 16 in digits).
         seed: What the order of the epochs is drawn from. By default seed_everything's.
@@ -41,6 +44,7 @@ class MNISTDataModule(L.LightningDataModule):
         name: Literal["mnist", "fashion_mnist", "kmnist", "digits"] = "mnist",
         root: str | None = None,
         batch_size: int = 100,
+        chunk: int = 128,
         val_size: int | None = None,
         scaling: Scaling = "unit",
         seed: int | None = None,
@@ -49,7 +53,8 @@ class MNISTDataModule(L.LightningDataModule):
         check_choice("name", name, SPECS)
         check_choice("scaling", scaling, ("unit", "bipolar", "raw"))
         check_at_least("batch_size", batch_size, 1)
-        self.save_hyperparameters("scaling", "name")
+        check_at_least("chunk", chunk, 1)
+        self.save_hyperparameters("scaling", "name", "seed")
         spec = SPECS[name]
         if val_size is None:
             val_size = spec.n_train // 12
@@ -59,20 +64,28 @@ class MNISTDataModule(L.LightningDataModule):
         if seed is not None:
             check_at_least("seed", seed, 0)
         self.data_name, self.root, self.batch_size, self.val_size = name, root, batch_size, val_size
-        self.scaling, self.seed = scaling, seed
+        self.chunk, self.scaling, self.seed = chunk, scaling, seed
         self.in_features, self.n_classes = spec.in_features, spec.n_classes
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._train_loader: ResidentLoader | None = None
+
+    @property
+    def words(self) -> str:
+        """What the data is, in a few words."""
+        n = SPECS[self.data_name].n_train - self.val_size
+        return f"{self.data_name}: {n:,} images in mini-batches of {self.batch_size}, {self.val_size:,} to validate on"
 
     def prepare_data(self) -> None:
         """Get the files that are missing, and check those that are there."""
         ensure(self.data_name, self.root)
 
-    def setup(self, stage: str) -> None:
+    def setup(self, stage: str = "fit") -> None:
         """Check all files and build the tensors of this stage alone, on the training device.
 
         Raises:
             DataError: a file is missing or not what it must be.
         """
+        self._train_loader = None
         split: Literal["train", "test"] = "train" if stage in ("fit", "validate") else "test"
         if split in self._tensors:
             return
@@ -89,13 +102,18 @@ class MNISTDataModule(L.LightningDataModule):
         return x
 
     def train_dataloader(self) -> ResidentLoader:
-        """Mini-batches of the training images, in a new order each epoch."""
+        """Mini-batches of the training images in a new order each epoch, or chunks of them for the engine."""
         x, labels = self._tensors["train"]
+        model = self.trainer.lightning_module if self.trainer else None
+        by_engine = isinstance(model, Classifier) and model.use_engine()
         n = len(x) - self.val_size
         seed = torch.initial_seed() if self.seed is None else self.seed
         if self.trainer:
             seed = self.trainer.strategy.broadcast(seed)  # every process must draw the same order
-        return self._loader(x[:n], labels[:n], self.batch_size, seed)
+        chunk = self.chunk if by_engine else None
+        if self._train_loader is None or self._train_loader.chunk != chunk:  # reloaded, it goes on with its orders
+            self._train_loader = self._loader(x[:n], labels[:n], self.batch_size, seed, chunk)
+        return self._train_loader
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """The last ``val_size`` training images, in their own order."""
@@ -112,8 +130,8 @@ class MNISTDataModule(L.LightningDataModule):
         """The test images, in their own order."""
         return self.test_dataloader()
 
-    def _loader(self, x: Tensor, labels: Tensor, batch_size: int, seed: int | None = None) -> ResidentLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return ResidentLoader(
-            x, labels, batch_size, shuffle=seed is not None, seed=seed or 0, rank=rank, world_size=world_size
-        )
+    def _loader(
+        self, x: Tensor, labels: Tensor, batch_size: int, seed: int | None = None, chunk: int | None = None
+    ) -> ResidentLoader:
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        return ResidentLoader(x, labels, batch_size, shuffle=seed is not None, seed=seed or 0, chunk=chunk, **ranks)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from nnlab.files import write_whole
+
 _COLUMNS = {  # of the log -> argument of the display
     "train_loss": "cost",
     "val_loss": "valid_cost",
@@ -25,7 +27,7 @@ def draw_learning_curve(log: Path, picture: Path) -> None:
     from nnlab.displays import TrainingCurvesDisplay  # noqa: PLC0415 - it takes 0.3 s, and a run draws once at its end
 
     found: dict[str, dict[int, float]] = {}  # argument -> epoch -> value
-    with log.open(newline="") as file:
+    with log.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for column, argument in _COLUMNS.items():
                 if row.get(column):
@@ -39,4 +41,4 @@ def draw_learning_curve(log: Path, picture: Path) -> None:
     )
     figure = Figure(figsize=(4.8 * len(display.panels), 3.6), layout="constrained")  # no window, no pyplot
     display.plot(figure.subplots(1, len(display.panels)))
-    figure.savefig(picture, dpi=120)
+    write_whole(picture, lambda file: figure.savefig(file, dpi=120, format="png"))

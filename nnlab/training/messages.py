@@ -21,6 +21,10 @@ EXPECTED = (
 """Warnings about what is as it should be: message and module, as regular expressions."""
 
 
+UNSAID = ("Tip:", "GPU available: False", "TPU available: False", "Seed set to")
+"""Lines that tell the user nothing."""
+
+
 class _StandardOutput(logging.Handler):
     """Writes to what ``sys.stdout`` is at the time; standard error is for errors."""
 
@@ -35,7 +39,7 @@ def quiet() -> None:
     logging.getLogger("nnlab").setLevel(logging.INFO)
     for name in ("nnlab", "lightning"):
         handler = _StandardOutput()
-        handler.addFilter(lambda record: "Tip:" not in record.getMessage())
+        handler.addFilter(lambda record: not any(words in record.getMessage() for words in UNSAID))
         logging.getLogger(name).handlers = [handler]
     for name in ("lightning.pytorch", "lightning.fabric"):  # which speak for themselves unless the root logger does
         logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True

@@ -1,5 +1,7 @@
-"""The multi-layer perceptron under Lightning's automatic optimization, by the engine or through the bridge."""
+"""The multi-layer perceptron under Lightning, by the engine or by Lightning's optimization through the bridge."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lightning as L
@@ -10,13 +12,11 @@ from torch.nn.utils import parametrize
 
 from nnlab import autograd
 from nnlab.data import ResidentLoader
-from nnlab.engine import Descent, MLPEngine
-from nnlab.networks import MLP, Linear
+from nnlab.engine import Adam, Masks, MLPEngine, Update, supports, update_of
+from nnlab.networks import MLP, Activation, Linear
 from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
-from nnlab.training.blocks import BlockLearner
-from nnlab.training.classifier import TRAINING, Batch
-from nnlab.training.obstacles import descent_of
-from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative
+from nnlab.training.classifier import Classifier, Engine
+from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative, check_positive
 
 if TYPE_CHECKING:
     ActivationName: TypeAlias = str
@@ -25,25 +25,30 @@ else:  # the command lists the names of the tables
     ActivationName, LossName = Literal[tuple(ACTIVATIONS)], Literal[tuple(LOSSES)]
 
 
-class LitMLP(BlockLearner):
+class LitMLP(Classifier):
     """A multi-layer perceptron trained by hand-written backpropagation.
 
     It works with any torch optimizer and scheduler, gradient clipping, accumulation, bf16-mixed precision and DDP. With
     ``reduction="sum"``, the processes' and the accumulated batches make one step as the joined batch would on one
-    process. So do the processes' with ``"mean"``; of accumulated batches it takes the mean of their means. With
-    SGD, and where nothing needs every mini-batch, ``nnlab.engine`` learns them in blocks: the same but for rounding.
+    process. So do the processes' with ``"mean"``; of accumulated batches it takes the mean of their means.
 
     ``train_loss`` is the value whose gradient is applied, per sample; ``val_loss`` and ``test_loss`` leave out the L2
     penalty.
 
     Args:
-        hidden: The number of units of each hidden layer, from the input to the output.
+        hidden: The number of units of each hidden layer, from the input to the output; a number for one layer.
         activation: Activation function of the hidden layers; the output layer is linear and gives logits.
         loss: Error function. binary_cross_entropy is the chapter's logistic cost of sigmoid outputs;
             sum_of_squares is eq. 3.5 on linear outputs; softmax_cross_entropy is the usual one for classes.
         reduction: Whether the error of a mini-batch is the sum over its samples, as in the chapter, or their mean. With
             sum, the learning rate must be smaller by a factor of about the batch size.
         l2: The λ of the penalty λ/2 Σ w² on the weights (biases are not penalised), added once per mini-batch.
+        engine: Who trains. auto takes nnlab's engine, several times as fast, where the settings allow it, and a line
+            says where they do not; on refuses such settings; off leaves the mini-batches to Lightning, one by one. With
+            the engine, one of Lightning's batches and steps is a chunk of mini-batches (--data.chunk).
+        dropout: The chance of a hidden unit to be left out of a step. The others grow by 1 / (1 − dropout).
+        lr: Learning rate of the optimizer that is used without --optimizer, SGD with a momentum of 0.9; 0.1 where it is
+            null. It is what Lightning's learning-rate finder sets.
         init_std: Standard deviation of the normal initial weights. By default it follows the layer's size: He for relu,
             Glorot for the others. The chapter has 0.1.
         in_features: The number of inputs; the command takes it from the data.
@@ -52,29 +57,42 @@ class LitMLP(BlockLearner):
 
     architecture = ("in_features", "hidden", "n_classes", "activation", "loss")
     figures = ("train_loss", "train_acc", "val_loss", "val_acc")
+    training_figures = ("train_loss", "train_acc")
 
     def __init__(
         self,
-        hidden: list[int] = [100],  # noqa: B006 - read only; a list is what YAML and the command line give
+        hidden: list[int] | int = [100],  # noqa: B006 - read only; a list is what YAML and the command line give
         activation: ActivationName = "relu",
         loss: LossName = "softmax_cross_entropy",
         reduction: Reduction = "mean",
         l2: float = 0.0,
+        engine: Engine = "auto",
+        dropout: float = 0.0,
+        lr: float | None = None,
         init_std: float | None = None,
         in_features: int = 784,
         n_classes: int = 10,
     ) -> None:
-        super().__init__(n_classes)
+        super().__init__(in_features, n_classes, engine)
+        hidden = [hidden] if isinstance(hidden, int) else hidden
         check_choice("loss", loss, LOSSES)
         check_choice("reduction", reduction, ("sum", "mean"))
         check_not_negative("l2", l2)
+        check_not_negative("dropout", dropout)
+        if dropout >= 1:
+            raise ArgumentError("dropout", f"must be less than 1, got {dropout}")
+        if lr is not None:
+            check_positive("lr", lr)
         self.save_hyperparameters()
+        self.hparams["hidden"] = hidden
         for units in hidden:
             check_at_least("hidden", units, 1)
         sizes = [in_features, *hidden, n_classes]
         # torch's default generator is what seed_everything seeds
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
         self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
+        self.dropout, self.lr = dropout, lr
+        self._count = torch.zeros(())  # Adam's steps, where the engine counts them
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuse weights of less than 32 bits, in which neither small steps nor the figures of an epoch add up."""
@@ -83,8 +101,29 @@ class LitMLP(BlockLearner):
                 "precision", f"must be 32-true, 64-true, bf16-mixed or 16-mixed, got {trainer.precision}"
             )
 
+    @staticmethod
+    def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+        """Whether the layers' weights have the sizes of ``in_features``, ``hidden`` and ``n_classes``."""
+        hidden = hyper_parameters.get("hidden")
+        sizes = [hyper_parameters.get("in_features"), *(hidden if isinstance(hidden, list) else [hidden])]
+        sizes.append(hyper_parameters.get("n_classes"))
+        weights = [state.get(f"network.{2 * k}.weight") for k in range(len(sizes) - 1)]
+        shapes = [tuple(w.shape) if isinstance(w, Tensor) else None for w in weights]
+        return shapes == [(o, i) for i, o in pairwise(sizes)]
+
+    @property
+    def words(self) -> str:
+        """What the model is, in a few words."""
+        sizes = "-".join(str(size) for size in (self.in_features, *self.hparams["hidden"], self.n_classes))
+        return f"{sizes} {self.hparams['activation']}, {self.loss}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs, (N, K), of samples or images, (N, …); differentiated by torch, as in any module."""
+        outputs: Tensor = self.network(self.samples(x))
+        return outputs
+
     def logits(self, x: Tensor) -> Tensor:
-        """The network's outputs, (N, K)."""
+        """The network's outputs, (N, K), with the gradient by hand."""
         return autograd.mlp(self.network, x)
 
     def _target(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,16 +138,11 @@ class LitMLP(BlockLearner):
         """Eₙ averaged over the batch."""
         return self.error(logits, labels, "mean")
 
-    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor | None:
-        """The loss of a mini-batch, with its hand-written gradient behind it; or that of a block, which is learnt."""
-        if batch_idx == 0:  # on_train_epoch_start is left out where a run goes on from the end of an epoch
-            for name in TRAINING:
-                self.metric(name).reset()
-        if isinstance(batch, Tensor):
-            return self.learn_block(batch)
-        x, labels = batch
+    def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
+        """The loss of a mini-batch, with its hand-written gradient behind it."""
         with parametrize.cached():  # the penalty is taken of the weights that the network used
-            logits = self.logits(x)
+            masks = [self._factor * mask for mask in self._masks(len(x))]
+            logits = autograd.mlp(self.network, x, masks) if masks else self.logits(x)
             weights = self._parameters_in_order()[::2]
         of_error, of_penalty = self._factors(len(x), batch_idx)
         error = self.error(logits, labels, self.reduction if len(x) else "sum")
@@ -120,60 +154,108 @@ class LitMLP(BlockLearner):
         if self.reduction == "sum":
             loss = error + penalty * of_penalty / of_error  # each batch of a step has its part of the one penalty
         self.measure("train", loss.detach(), logits.detach(), labels)
+        self.last_loss = loss
         return of_error * error + of_penalty * penalty
 
-    def own_obstacle(self) -> str | None:
-        """What there is no form in the engine of."""
-        if not self.network.plain:
-            return "--model: a layer with a hook, a parametrisation or pruning"
-        if type(self.network).forward is not MLP.forward:
-            return f"--model: {type(self.network).__name__}.forward"
-        descent = self._descent()
-        return descent if isinstance(descent, str) else None
+    def state_after(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The parameters, and what the optimizer keeps of each, by name."""
+        names = {
+            p: f"{name.split('.')[-1]} of layer {int(name.split('.')[0]) // 2 + 1}"
+            for name, p in self.network.named_parameters()
+        }
+        kept = ((p, key, value) for p in names for key, value in optimizer.state.get(p, {}).items())
+        return {name: p for p, name in names.items()} | {
+            f"{key.replace('_', ' ')} of the {names[p]}": value for p, key, value in kept if isinstance(value, Tensor)
+        }
 
-    def _descent(self) -> Descent | str:
-        return descent_of(self.trainer.optimizers[0], self._parameters_in_order())
+    @property
+    def _factor(self) -> float:
+        """What the units that dropout keeps are multiplied by."""
+        return 1 / (1 - self.dropout)
+
+    def _masks(self, n: int) -> list[Tensor]:
+        """Which outputs of each hidden layer dropout keeps in a mini-batch, 0 or 1, (n, O); empty without dropout."""
+        sizes = [len(bias) for bias in self._parameters_in_order()[1:-2:2]] if self.dropout else []
+        return [(torch.rand(n, size, device=self.device) >= self.dropout).to(torch.uint8) for size in sizes]
+
+    def engine_obstacle(self) -> str | None:
+        """What of the network, the optimizer and the precision the engine has no form of."""
+        trainer = self.trainer
+        if len(trainer.optimizers) != 1:
+            return f"there must be one optimizer, not {len(trainer.optimizers)}"
+        (optimizer,) = trainer.optimizers
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return "--optimizer has hooks on its step"
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.network.parameters()):
+            return "a parameter has hooks on its gradient"
+        if reason := supports(self.network, self.loss, optimizer, trainer.precision, self.dropout).reason:
+            return reason
+        try:
+            update_of(optimizer, self._parameters_in_order())
+        except ArgumentError as error:
+            return str(error)
+        return None
 
     def _parameters_in_order(self) -> list[Tensor]:
         """W⁽¹⁾, b⁽¹⁾, …: where pruning was made permanent, ``parameters()`` has a layer's bias before its weight."""
         layers = [layer for layer in self.network if isinstance(layer, Linear)]
         return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
-    def changed(self) -> list[Tensor]:
-        """The parameters, and behind them what the optimizer keeps of the momentum."""
-        return [*self._parameters_in_order(), *self._velocity()]
+    def _update(self) -> tuple[Update, list[Tensor]]:
+        """The optimizer in the engine's form, and its own state, which starts at zero."""
+        optimizer, parameters = self.trainer.optimizers[0], self._parameters_in_order()
+        update = update_of(optimizer, parameters)
+        if isinstance(update, Adam):
+            start = {"step": torch.zeros(()), "exp_avg": None, "exp_avg_sq": None}
+        else:
+            start = {"momentum_buffer": None} if update.momentum else {}
+        state = [optimizer.state[parameter] for parameter in parameters]
+        for parameter, own in zip(parameters, state, strict=True):
+            for key, value in start.items():
+                if own.get(key) is None:
+                    own[key] = torch.zeros_like(parameter, requires_grad=False) if value is None else value.clone()
+        tensors = [own[key] for key, value in start.items() if value is None for own in state]
+        if isinstance(update, Adam):
+            self._count = self._count.to(self.device)  # the same tensor always, of which a recording may know
+            tensors.append(self._count.copy_(state[0]["step"]))
+        return update, tensors
 
-    def _velocity(self) -> list[Tensor]:
-        """The optimizer's own buffers, which start at zero; none without momentum."""
-        optimizer = self.trainer.optimizers[0]
-        if not optimizer.param_groups[0]["momentum"]:
-            return []
-        for parameter in self._parameters_in_order():
-            state = optimizer.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
-        return [optimizer.state[parameter]["momentum_buffer"] for parameter in self._parameters_in_order()]
+    def changed(self) -> list[Tensor]:
+        """The parameters, and behind them what the optimizer keeps of each."""
+        update, state = self._update()
+        return [*self._parameters_in_order(), *(state[:-1] if isinstance(update, Adam) else state)]
+
+    def _activations(self) -> list[str]:
+        return [layer.name for layer in self.network if isinstance(layer, Activation)]
+
+    def engine_settings(self) -> list[Any]:
+        """What an engine is made for."""
+        return [self.loss, self.reduction, self.l2, *self._activations()]
 
     def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> MLPEngine:
         """The engine for this network and loss."""
         return MLPEngine(
             self._parameters_in_order(),
-            self.network.activations,
+            self._activations(),
             self.loss,
             x,
             self._target(labels, x.dtype),
             batch_size=batch_size,
             reduction=self.reduction,
             l2=self.l2,
+            dtype=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
         )
 
-    def learn(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """Descend on mini-batches, and return the loss per sample, each as it was met."""
-        descent = self._descent()
-        if isinstance(descent, str):
-            raise ArgumentError("optimizer", f"must stay what it is until an epoch ends, got {descent}")
-        engine.state = self._velocity()
-        outputs, penalties, _ = engine.run_(order, descent)
+    def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Train on mini-batches, and return the loss per sample, each as it was met."""
+        update, engine.state = self._update()
+        drawn = [self._masks(len(part)) for part in torch.split(order, batch_size)]  # as for mini-batches one by one
+        kept = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
+        outputs, penalties, _ = engine.run_(order, update, Masks(kept, self._factor) if kept else None)
+        if isinstance(update, Adam):
+            for own in self.trainer.optimizers[0].state.values():
+                own["step"].copy_(engine.state[-1])
+        outputs = outputs.to(self._parameters_in_order()[0].dtype)
         errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))
         losses = _sums(errors, batch_size)
         if self.l2 > 0:
@@ -185,7 +267,7 @@ class LitMLP(BlockLearner):
 
     def _factors(self, n: int, batch_idx: int) -> tuple[float, float]:
         """The factors on this batch's error and on the penalty that undo the averaging by DDP and by accumulation."""
-        trainer = self._trainer
+        trainer = self.attached()
         if trainer is None:
             return 1.0, 1.0
         batches = trainer.accumulate_grad_batches
@@ -202,14 +284,12 @@ class LitMLP(BlockLearner):
             total = trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
         return float(n * trainer.world_size / total) * mean, mean
 
-    def on_train_epoch_end(self) -> None:
-        """Log ``train_loss`` and ``train_acc``, unless the run goes on from the end of an epoch and ends it again."""
-        if self.metric("train_loss").update_called:
-            self.log_epoch("train")
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), lr=self.lr or 0.1, momentum=0.9)
+
+
+LitMLP.base = LitMLP
 
 
 def _sums(values: Tensor, size: int) -> Tensor:

@@ -1,30 +1,28 @@
 """The command's parser: errors of one line, and help that explains the chosen model's options as well."""
 
+import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 import lightning as L
+import torch
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from nnlab.recipes import recipes
+from nnlab.config_files import CONFIG, UserError
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
 from nnlab.training.perceptron import LitPerceptron
 
 LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
-CONFIG = ("-c", "--config")
 FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
-
-
-class UserError(Exception):
-    """A mistake in a flag, a config file or a path; its message is one line that says what to change."""
 
 
 def learner_named(name: str) -> type[Classifier]:
@@ -49,54 +47,73 @@ def chosen_learner(arguments: Sequence[str]) -> type[Classifier]:
         value = value if equals else next(iter(arguments[i + 1 :]), "")
         if flag in ("--model", "--model.class_path"):
             name = value
-        elif flag in CONFIG and Path(value).is_file():
-            name = _learner_in(Path(value)) or name
+        elif flag in CONFIG:
+            name = _learner_in(value) or name
     return learner_named(name)
 
 
-def with_recipes(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the file of the recipe wherever --config names one and there is no file of that name.
+def _learner_in(config: str) -> str | None:
+    try:
+        model = yaml.safe_load(config)["model"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None  # the parser itself will say what is wrong with it
+    name = model.get("class_path") if isinstance(model, dict) else model
+    return name if isinstance(name, str) else None
 
-    Raises:
-        UserError: --config names neither.
-    """
-    found = list(arguments)
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in CONFIG and equals:
-            found[i] = f"{flag}={_config(value)}"
-        elif i > 0 and arguments[i - 1] in CONFIG:
-            found[i] = _config(argument)
+
+# ---- what was meant --------------------------------------------------------------------------------------------------
+
+ALIASES = {
+    "epochs": "trainer.max_epochs",
+    "out": "trainer.default_root_dir",
+    "output": "trainer.default_root_dir",
+    "gpus": "trainer.accelerator",
+}
+
+
+def _options(learner: type[Classifier]) -> dict[str, list[str]]:
+    """All flags by their last part: of the model, the data, the trainer and what goes with it."""
+    owners: dict[str, Any] = {
+        "model": learner,
+        "data": MNISTDataModule,
+        "trainer": L.Trainer,
+        "optimizer": torch.optim.SGD,
+    }
+    owners |= {"checkpoint": ModelCheckpoint, "early_stopping": EarlyStopping}
+    found: dict[str, list[str]] = {}
+    for group, owner in owners.items():
+        for name in inspect.signature(owner).parameters:
+            if name not in FROM_DATA and name != "params":
+                found.setdefault(name, []).append(f"--{group}.{name}")
     return found
 
 
-def _config(value: str) -> str:
-    if value.startswith("-") or not isinstance(_yaml(value), str):
-        return value  # not a name: the parser takes YAML text as well
-    path, known = Path(value), recipes()
-    if path.exists() and not path.is_dir():
-        return value
-    if value not in known:
-        raise UserError(f"--config: there is no file {value}, and no such recipe: the recipes are {', '.join(known)}")
-    return str(known[value])
+def meant(flag: str, learner: type[Classifier]) -> str:
+    """The flag that an unknown one stands for, as the end of a message; nothing where none is near.
+
+    >>> meant("--epochs=3", LitMLP)
+    '; did you mean --trainer.max_epochs?'
+    """
+    if flag.endswith((".yaml", ".yml")):
+        return f"; did you mean --config {flag}?"
+    name = flag.lstrip("-").partition("=")[0]
+    last, options = name.rpartition(".")[2], _options(learner)
+    if last in ALIASES:
+        return f"; did you mean --{ALIASES[last]}?"
+    near = difflib.get_close_matches(last, options, 1, 0.6)
+    if not near:
+        return ""
+    if near[0] == "lr":  # of the optimizer, where the model has none of its own rule
+        return f"; did you mean --{'model' if learner.__name__ == 'LitPerceptron' else 'optimizer'}.lr?"
+    group = name.rpartition(".")[0]
+    flags = sorted(options[near[0]], key=lambda option: not option.startswith(f"--{group}."))
+    return f"; did you mean {flags[0]}?"
 
 
-def _yaml(text: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None  # the parser itself will say what is wrong
-
-
-def _learner_in(config: Path) -> str | None:
-    try:
-        model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
-    except UnicodeDecodeError as error:
-        raise UserError(f"--config: {config} is no text file") from error
-    except (yaml.YAMLError, KeyError, TypeError):
-        return None  # the parser itself will say what is wrong with the file
-    name = model.get("class_path") if isinstance(model, dict) else model
-    return name if isinstance(name, str) else None
+def _class_meant(name: str) -> str:
+    known = {kind.lower(): kind for module in (torch.optim, torch.optim.lr_scheduler) for kind in dir(module)}
+    near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def flag_of(argument: str, learner: type[Classifier]) -> str:
@@ -105,10 +122,12 @@ def flag_of(argument: str, learner: type[Classifier]) -> str:
         return "--data.name"
     if argument == "state_dict":  # of the loader, which goes on with the same batches only
         return "--ckpt_path"
+    if argument == "lr":
+        return f"--{'model' if learner.__name__ == 'LitPerceptron' else 'optimizer'}.lr"
     for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
         if argument in inspect.signature(owner.__init__).parameters:
             return f"--{group}.{argument}"
-    return f"--optimizer.{argument}" if argument == "lr" else f"--{argument}"
+    return f"--{argument}"
 
 
 def plain(message: str) -> str:
@@ -144,7 +163,18 @@ class Parser(LightningArgumentParser):
         Raises:
             UserError: always.
         """
-        raise UserError(plain(message)) from ex
+        text = plain(message)
+        if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
+            text += meant(unknown.group(1), self.learner)
+        elif unknown := re.search(r"ambiguous option: (\S+) could match.*", text):
+            text = text.replace(unknown.group(0), f"unrecognized arguments: {unknown.group(1)}") + meant(
+                unknown.group(1), self.learner
+            )
+        elif unknown := re.search(r"--(\w+): Option '(\w+)' is not accepted", text):
+            text += meant(f"--{unknown.group(1)}.{unknown.group(2)}", self.learner)
+        elif unknown := re.search(r"Expected a dot import path string: (\w+)", text):
+            text += _class_meant(unknown.group(1))
+        raise UserError(text) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The usual help, and below it the options of the chosen learner."""
@@ -155,3 +185,63 @@ class Parser(LightningArgumentParser):
         options.add_class_arguments(self.learner, "model", skip=FROM_DATA)
         groups = options.format_help().partition("\n\n")[2]
         return f"{text}\nThe model is {self.learner.__name__}; --config or --model chooses another.\n\n{groups}"
+
+
+# ---- the short help --------------------------------------------------------------------------------------------------
+
+OF_TRAINER = {
+    "max_epochs": "epochs, if early stopping does not end the run before; 10",
+    "precision": "32-true, 64-true or bf16-mixed",
+    "accelerator": "cpu, cuda, or auto, which takes a GPU where there is one",
+    "devices": "processes, each with a part of every mini-batch; 1",
+    "default_root_dir": "where runs are written; runs",
+}
+OTHERS = {
+    "--optimizer": "a class of torch.optim, such as SGD or AdamW; its settings: --optimizer.lr and so on",
+    "--lr_scheduler": "a class of torch.optim.lr_scheduler, with --optimizer",
+    "--early_stopping.patience": "epochs without a better val_loss that end the run; 5, and null for --early_stopping "
+    "switches it off",
+    "--ckpt_path": "a checkpoint to go on from, or to measure",
+    "--config": "a YAML file or a recipe; later ones and flags win",
+    "--print_config": "print all settings, as a --config file",
+    "--seed_everything": "of the initial weights and the order of the samples; 1",
+}
+
+
+def short_help(command: str, learner: type[Classifier]) -> str:
+    """The options that people use, in lines of 80 columns: the model's first."""
+    lines = [f"usage: nnlab {command} [--config FILE_OR_RECIPE ...] [--OPTION VALUE ...]", ""]
+    for title, owner, group in (
+        (f"the model, {learner.__name__}:", learner, "model"),
+        ("the data:", MNISTDataModule, "data"),
+    ):
+        lines += [title, *(line for option in _described(owner, group) for line in option), ""]
+    lines += ["training:"]
+    for flag, words in {**OTHERS, **{f"--trainer.{name}": text for name, text in OF_TRAINER.items()}}.items():
+        lines += _two_columns(flag, words)
+    return "\n".join([*lines, "", f"nnlab {command} --help all shows every option, Lightning's included."])
+
+
+def _described(owner: type, group: str) -> Iterator[list[str]]:
+    """Each option of a class: its flag, the first sentence of what its docstring says, and its default."""
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |^\w+:|\Z)", inspect.getdoc(owner) or "", re.M | re.S)
+    words = {name: " ".join(text.split()) for name, text in entries}
+    for name, parameter in inspect.signature(owner).parameters.items():
+        if name in FROM_DATA:
+            continue
+        first = re.split(r"(?<=[.;])\s", words.get(name, ""))[0].rstrip(".;")
+        choices = (
+            ", ".join(map(str, get_args(parameter.annotation))) if get_origin(parameter.annotation) is Literal else ""
+        )
+        default = "" if parameter.default is None else f"; {parameter.default}"
+        first += f": {choices}" if choices else ""
+        yield _two_columns(f"--{group}.{name}", first + default)
+
+
+def _two_columns(flag: str, words: str) -> list[str]:
+    indent = " " * 28
+    text = textwrap.wrap(words, 52) or [""]
+    head = f"  {flag}"
+    if len(head) > 26:
+        return [head, *(indent + line for line in text)]
+    return [head.ljust(28) + text[0], *(indent + line for line in text[1:])]

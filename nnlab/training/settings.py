@@ -5,9 +5,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from nnlab.config_files import UserError
 from nnlab.data import SPECS
 from nnlab.training.classifier import Classifier
-from nnlab.training.parser import FROM_DATA, UserError
+from nnlab.training.parser import FROM_DATA
 from nnlab.validation import ArgumentError, check_at_least, check_not_negative, check_positive
 
 _WATCHES = {"checkpoint": "save_on_train_epoch_end", "early_stopping": "check_on_train_epoch_end"}
@@ -34,6 +35,7 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
                 raise UserError(f"LitPerceptron learns by its own rule: leave out --{name}, and set --model.lr")
     if config.lr_scheduler and not config.optimizer:
         raise UserError("--lr_scheduler needs the optimizer that it is to steer: add --optimizer and --optimizer.lr")
+    _check_names(config)
     if config.trainer.accelerator == "mps":
         raise ArgumentError("accelerator", "must be 'cpu', 'cuda' or 'auto', got 'mps': nnlab runs on no other device")
     if config.trainer.default_root_dir is None:
@@ -47,6 +49,15 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     if command == "fit":
         _check_watches(config, learner)
     _check_writable(Path(config.trainer.default_root_dir))
+
+
+def _check_names(config: Any) -> None:
+    """Refuse a learning rate that is given twice, and checkpoints that would overwrite one another."""
+    if config.optimizer and config.model.init_args.get("lr") is not None:
+        raise UserError("--model.lr and --optimizer.lr both set the learning rate: leave out --model.lr")
+    name = config.checkpoint.filename
+    if name is not None and (Path(name).name != name or name in ("last", "interrupted")):
+        raise UserError(f"--checkpoint.filename must be a name of its own, without a folder, got {name}")
 
 
 def _check_watches(config: Any, learner: type[Classifier]) -> None:

@@ -257,7 +257,6 @@ def test_loading_ends_the_iterator_in_use():
     ("change", "message"),
     [
         ({"n": 24}, "must have n_samples = 23, got 24"),
-        ({"batch_size": 4}, "must have batch_size = 3, got 4"),
         ({"world_size": 2}, "must have world_size = 1, got 2"),
         ({"shuffle": False}, "must have shuffle = True, got False"),
     ],
@@ -272,9 +271,10 @@ def test_the_state_of_another_loader_is_refused(change, message):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"position": -1}, "must have a position from 0 to 8, got -1"),
-        ({"position": 9}, "must have a position from 0 to 8, got 9"),
-        ({"position": None}, "must have a position from 0 to 8, got None"),
+        ({"position": -1}, "must have a position from 0 to 23, got -1"),
+        ({"position": 24}, "must have a position from 0 to 23, got 24"),
+        ({"position": 4}, "must have a position between two batches, got 4"),
+        ({"position": None}, "must have a position from 0 to 23, got None"),
         ({"permutation": None}, "must have a permutation of 0 to 22"),
         ({"permutation": torch.zeros(23, dtype=torch.int64)}, "must have a permutation of 0 to 22"),
         ({"permutation": torch.arange(22)}, "must have a permutation of 0 to 22"),
@@ -293,136 +293,58 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage, message):
     assert epoch(loader) == epoch(twin)
 
 
-# Epochs that yield indices
+# Chunks
 
 
-def indices(loader: ResidentLoader, *takes: int) -> list[list[int]]:
-    """What an epoch of indices yields while so many mini-batches at a time are taken."""
-    loader.yield_indices()
-    iterator, seen = iter(loader), []
-    for n_batches in takes:
-        seen.append(next(iterator).tolist())
-        loader.take(n_batches)
-    return seen
+def chunks(loader: ResidentLoader) -> list[list[int]]:
+    return [indices.tolist() for (indices,) in loader]
+
+
+def batches(loader: ResidentLoader) -> list[list[int]]:
+    return [labels.tolist() for _, labels in loader]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_the_indices_are_those_of_the_mini_batches(device, shuffle):
+def test_chunks_hold_the_indices_of_the_mini_batches(device, shuffle):
     twin = make(7, 2, device=device, shuffle=shuffle)
-    loader = make(7, 2, device=device, shuffle=shuffle)
+    loader = make(7, 2, device=device, shuffle=shuffle, chunk=3)
+    assert len(loader) == 2
     for _ in range(2):
         whole = [label for batch in epoch(twin) for label in batch]
-        assert indices(loader, 1, 2, 1) == [whole, whole[2:], whole[6:]]
-    assert epoch(loader) == epoch(twin)  # asked for once, given once
-    loader.yield_indices()
-    assert next(iter(loader)).device.type == device.type
+        assert chunks(loader) == [whole[:6], whole[6:]]
+    (first,) = next(iter(loader))
+    assert (first.dtype, first.device.type) == (torch.int64, device.type)
 
 
-def test_each_rank_has_indices_of_its_own(device):
-    loaders = [make(13, 2, device=device, shuffle=False, rank=rank, world_size=3) for rank in range(3)]
-    assert [indices(loader, 3)[0] for loader in loaders] == [[0, 1, 6, 7, 12], [2, 3, 8, 9], [4, 5, 10, 11]]
-    assert len({id(loader.images) for loader in loaders}) == 3
-    assert all(loader.images.shape == (13, 2) and loader.labels.tolist() == list(range(13)) for loader in loaders)
+def test_a_position_within_an_epoch_is_of_one_batch_size_and_one_chunk():
+    options = {"chunk": 2}, {}, {"chunk": 3}
+    for k, own in enumerate(options):
+        loader = make(23, 3, **own)
+        next(iter(loader))
+        state = loader.state_dict()
+        assert state["position"] == 3 * own.get("chunk", 1)
+        again = make(23, 3, seed=9, **own)
+        again.load_state_dict(state)
+        assert [*(chunks if own else batches)(again)] == [*(chunks if own else batches)(make(23, 3, **own))][1:]
+        other = options[(k + 1) % 3]
+        with pytest.raises(ArgumentError, match=r"^state_dict must have chunk = .* within an epoch"):
+            make(23, 3, **other).load_state_dict(state)
+        with pytest.raises(ArgumentError, match=r"^state_dict must have batch_size = 4 within an epoch, got 3"):
+            make(23, 4, **own).load_state_dict(state)
 
 
-def test_until_they_are_taken_the_position_stays():
-    loader = make(7, 3)
-    loader.yield_indices()
-    iterator = iter(loader)
-    first = next(iterator)
-    torch.testing.assert_close(next(iterator), first, rtol=0, atol=0)
-    assert loader.state_dict()["position"] == 0
-    loader.take(3)
-    assert list(iterator) == []
-    assert loader.state_dict()["position"] == 3
+def test_the_end_of_an_epoch_is_the_same_for_all_batch_sizes_and_chunks():
+    twin = make(23, 3)
+    epoch(twin)
+    state, whole = twin.state_dict(), [label for batch in epoch(twin) for label in batch]
+    for loader in (make(23, 5, seed=9), make(23, 3, seed=9, chunk=2)):
+        loader.load_state_dict(state)
+        found = chunks(loader) if loader.chunk else epoch(loader)
+        assert [index for batch in found for index in batch] == whole
 
 
-@pytest.mark.parametrize("as_indices", [False, True])
-def test_either_way_goes_on_from_a_position_of_the_other(as_indices):
-    loader, other, twin = make(23, 3), make(23, 3, seed=9), make(23, 3)
-    whole = [label for batch in epoch(twin) for label in batch]
-    if as_indices:
-        indices(loader, 2, 3)
-    else:
-        list(itertools.islice(loader, 5))
-    other.load_state_dict(loader.state_dict())
-    if as_indices:
-        assert [labels.tolist() for _, labels in other] == [whole[15:18], whole[18:21], whole[21:]]
-    else:
-        assert indices(other, 3) == [whole[15:]]
-    assert epoch(other) == epoch(twin)
-
-
-def test_yield_indices_can_be_cancelled():
-    loader = make(7, 3)
-    loader.yield_indices()
-    loader.yield_indices(False)
-    assert epoch(loader) == epoch(make(7, 3))
-
-
-def test_an_iterator_of_indices_that_was_overtaken_says_so():
-    loader = make(7, 3)
-    loader.yield_indices()
-    first = iter(loader)
-    next(first)
-    next(iter(loader))
-    with pytest.raises(RuntimeError, match=r"ended when the next one began"):
-        next(first)
-
-
-@pytest.mark.parametrize(
-    ("n_batches", "message"), [(0, "at least 1, got 0"), (3, "at most the 2 that are left, got 3")]
-)
-def test_what_is_not_left_cannot_be_taken(n_batches, message):
-    loader = make(7, 3)
-    indices(loader, 1)
-    with pytest.raises(ArgumentError, match=f"^n_batches must be .*{message}"):
-        loader.take(n_batches)
-    assert loader.state_dict()["position"] == 1
-
-
-# Wrong arguments
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "message"),
-    [
-        ("images", torch.arange(5), "images must be a floating-point tensor"),
-        ("images", [1.0], "images must be a torch.Tensor"),
-        ("images", torch.zeros(0, 2), "images must hold at least one sample"),
-        ("images", torch.tensor(1.0), "images must hold at least one sample"),
-        ("labels", torch.arange(4), r"labels must be int64 \(5,\) on cpu as images, got int64 \(4,\) on cpu"),
-        ("labels", torch.zeros(5), r"labels must be int64 \(5,\) on cpu as images, got float32 \(5,\) on cpu"),
-        ("labels", torch.zeros(5, 1).long(), r"labels must be int64 \(5,\) on cpu as images, got int64 \(5, 1\)"),
-        ("labels", torch.zeros(5, device="meta").long(), r"labels must be int64 \(5,\) on cpu as images, got .* meta"),
-        ("labels", [1, 2, 3, 4, 5], "labels must be a torch.Tensor, got list"),
-        ("batch_size", 0, "batch_size must be a whole number of at least 1, got 0"),
-        ("batch_size", 2.0, "batch_size must be a whole number of at least 1, got 2.0"),
-        ("seed", -1, "seed must be a whole number of at least 0, got -1"),
-        ("seed", None, "seed must be a whole number of at least 0, got None"),
-        ("world_size", 0, "world_size must be a whole number of at least 1, got 0"),
-        ("rank", -1, "rank must be a whole number of at least 0, got -1"),
-        ("rank", 1, "rank must be below world_size = 1, got 1"),
-    ],
-)
-def test_wrong_arguments_are_named(argument, value, message):
-    arguments = {"images": torch.zeros(5, 2), "labels": torch.arange(5), "batch_size": 2, "shuffle": True}
-    with pytest.raises(ArgumentError, match=f"^{message}") as caught:
-        ResidentLoader(**(arguments | {argument: value}))
-    assert caught.value.argument == argument
-
-
-def test_an_iterator_that_is_never_asked_leaves_no_trace(device):
-    def loader():
-        return ResidentLoader(torch.arange(7.0, device=device), torch.arange(7, device=device), 3, shuffle=True, seed=5)
-
-    once, twice = loader(), loader()
-    iter(twice)
-    assert [y.tolist() for _, y in once] == [y.tolist() for _, y in twice]
-    next(iter(once))
-    saved = once.state_dict()
-    twice.load_state_dict(saved)
-    iter(twice)  # as Lightning does before it trains
-    rest = [y.tolist() for _, y in twice]
-    assert len(rest) == 2
-    assert sorted(label for batch in rest for label in batch) == sorted(saved["permutation"][3:].tolist())
+def test_a_chunk_is_of_one_process():
+    with pytest.raises(ArgumentError, match=r"^chunk must be None for 2 processes, got 4"):
+        make(23, 3, world_size=2, chunk=4)
+    with pytest.raises(ArgumentError, match=r"^chunk must be a whole number of at least 1, got 0"):
+        make(23, 3, chunk=0)

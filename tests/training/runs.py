@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnlab.cli import main
 from nnlab.data import SPECS
-from nnlab.training import MNISTDataModule, loops
+from nnlab.training import MNISTDataModule
 from tests.data.conftest import write_data_set
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,21 +100,6 @@ def trainer(device: torch.device, root: Path, **options: Any) -> L.Trainer:
         "max_epochs": 1,
     }
     return L.Trainer(accelerator=device.type, devices=1, default_root_dir=root, **quiet | options)
-
-
-def in_blocks_of(n: int, model: torch.nn.Module, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a block of this model be n mini-batches at most, as if the model were that large."""
-    parameters = sum(p.numel() for p in model.parameters())
-    for kind in ("cpu", "cuda"):
-        monkeypatch.setitem(loops.STEP, kind, 0)
-        monkeypatch.setitem(loops.WORK, kind, 6 * parameters * batch_size * n)
-
-
-class EachBatch(L.Callback):
-    """Asks to be called at every mini-batch, so that they go one by one through Lightning."""
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        pass
 
 
 def falling(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

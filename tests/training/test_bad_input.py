@@ -3,13 +3,16 @@
 import dataclasses
 import re
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 
 from nnlab.data import SPECS
+from nnlab.training.command import claim_folder
 from tests.training.runs import CONFIGS, SMOKE, files_in, fit, nnlab, small_data_set
 
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
@@ -165,8 +168,13 @@ SETTINGS = [
     (smoke("--optimizer=Nothing"), "--optimizer: Expected a dot import path string: Nothing"),
     (smoke("--optimizer.momentum=-1"), "Invalid momentum value: -1"),
     (smoke("--lr_scheduler=StepLR"), "--lr_scheduler: the following arguments are required: step_size"),
+    (smoke("--model.lr=0.1"), "--model.lr and --optimizer.lr both set the learning rate"),
+    (smoke("--checkpoint.filename=last"), "--checkpoint.filename must be a name of its own"),
+    (smoke("--lr=1"), "unrecognized arguments: --lr=?1?; did you mean --optimizer.lr"),
+    (smoke("--epochs=1"), "did you mean --trainer.max_epochs"),
+    (smoke("--model.droput=1"), "Option 'droput' is not accepted.*did you mean --model.dropout"),
     (smoke("--model.hidden=[0]"), r"hidden must be .* at least 1, got 0 \(--model.hidden\)"),
-    (smoke("--model.hidden=many"), "--model.hidden: Expected list. Got value: many"),
+    (smoke("--model.hidden=many"), "--model.hidden: Expected list; Expected int. Got value: many"),
     (smoke("--model.activation=step"), "--model.activation: Expected one of .*'relu', .* Got value: step"),
     (smoke("--model.l2=-1"), r"l2 must be a number of at least 0, got -1.0 \(--model.l2\)"),
     (smoke("--model.in_features=3"), "--model.in_features is 64 for --data.name=digits, got 3: leave it out"),
@@ -214,10 +222,19 @@ def test_a_setting_that_cannot_be(arguments, message):
 FILES_OF_SETTINGS = {
     "unknown key": (b"modle: {hidden: [3]}\n", "does not accept option 'modle"),
     "unknown key below": (b"data: {batchsize: 3}\n", "does not accept option 'data.batchsize'"),
-    "broken": (b"model: [\n", "--config: the file must be YAML: "),
-    "a list": (b"- 1\n- 2\n", "--config must be a file with keys such as model:, got - 1 - 2"),
+    "broken": (b"model: [\n", "--config: file.yaml must be YAML: line 2: expected the node content"),
+    "a list": (b"- 1\n- 2\n", "--config must be a file with keys such as model:, got [1, 2]"),
     "empty": (b"", "--config must be a file with keys such as model:, got nothing"),
-    "a number for a model": (b"model: 3\n", "--model: Not a valid subclass of Classifier"),
+    "no seed": (b"seed_everything: null\n", "must have a whole number as seed_everything, got null"),
+    "no data": (b"data: null\n", "file.yaml has no settings of data, but None: leave it out"),
+    "itself": (b"model: &a\n  b: *a\n", "must not contain itself"),
+    "a bomb": (
+        b"a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + b"".join(b"%c: &%c [%s]\n" % (k + 1, k + 1, b",".join([b"*%c" % k] * 10)) for k in range(97, 105)),
+        "must have at most 10000 values",
+    ),
+    "deep": (b"model: " + b"[" * 3000, "levels deep"),
+    "a number for a model": (b"model: 3\n", "--config: file.yaml has no settings of model, but 3: leave it out"),
     "bytes": (b"\xff\xfe\0", "--config: file.yaml is no text file"),
     "missing": (
         None,
@@ -252,7 +269,7 @@ def test_an_unknown_command(arguments):
         ("fit", "cut", "is no readable checkpoint"),
         ("validate", "nothing", "names no file"),
         ("test", "cut", "is no readable checkpoint"),
-        ("predict", "foreign", "is no checkpoint of a learner of nnlab"),
+        ("predict", "foreign", "is no checkpoint of a model of nnlab"),
     ],
 )
 def test_a_checkpoint_that_is_none(command, path, message, fitted):
@@ -279,11 +296,14 @@ def test_a_checkpoint_of_something_else(fitted, k, arguments, message):
     assert re.search(message, refused(*arguments, f"--ckpt_path={fitted}", command=command))
 
 
-def test_a_run_cannot_go_on_with_other_batches(fitted):
-    ended = nnlab("fit", *smoke("--data.batch_size=5", f"--ckpt_path={fitted}"))
+def test_a_run_goes_on_with_other_batches_at_the_end_of_an_epoch_alone(fitted):
+    fit(*smoke("--data.batch_size=5", "--trainer.max_epochs=2", f"--ckpt_path={fitted}"))
+    fit(*smoke("--trainer.max_steps=50", "--trainer.default_root_dir=part"))
+    (kept,) = Path("part").rglob("last.ckpt")
+    ended = nnlab("fit", *smoke("--data.batch_size=5", f"--ckpt_path={kept}"))
     assert ended.status == 2
     (line,) = ended.err.splitlines()
-    assert line.endswith("must have batch_size = 5, got 32 (--ckpt_path)")
+    assert line.endswith("must have batch_size = 5 within an epoch, got 32 (--ckpt_path)")
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
@@ -322,4 +342,49 @@ def test_a_bug_is_no_users_mistake(monkeypatch):
 def test_training_that_becomes_infinite_names_the_flag_of_the_learning_rate(recipe, flag):
     ended = nnlab("fit", *recipe, f"{flag}=1e30" if "optimizer" in flag else f"{flag}=1e308", "--trainer.max_epochs=3")
     assert ended.status == 1
-    assert re.search(rf"^nnlab fit: error: the weights? of .+ \({flag}\)$", ended.err), ended.err
+    assert re.search(
+        rf"^nnlab fit: error: the weights? of .+ in epoch 1.*: lower the learning rate, .+ \({flag}\)$", ended.err
+    ), ended.err
+
+
+def test_runs_that_start_together_have_a_folder_each(tmp_path):
+    root = tmp_path / "LitMLP"
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: claim_folder(root), range(64)))
+    assert len(set(folders)) == 64
+    assert {folder.name for folder in folders} == {f"version_{k}" for k in range(64)}
+
+
+def test_early_stopping_is_switched_off_by_null_and_the_config_says_so():
+    for arguments in (["--early_stopping=null"], ["--config", "off.yaml"]):
+        Path("off.yaml").write_text("early_stopping: null\n")
+        fit(*smoke("--trainer.max_epochs=3", "--optimizer.lr=3", *arguments), "--trainer.default_root_dir=off")
+    for config in Path("off").rglob("config.yaml"):
+        assert yaml.safe_load(config.read_text())["early_stopping"] is None
+        assert "early stopping" not in fit("--config", config, "--trainer.default_root_dir=again").out
+
+
+GOES_ON = [
+    (["--seed_everything=9"], "seed_everything must stay 1 where a run goes on, got 9 .--seed_everything."),
+    (["--data.seed=9"], "seed must stay None where a run goes on, got 9 .--data.seed."),
+    (["--model.init_std=3"], "init_std must stay None where a run goes on, got 3.0 .--model.init_std."),
+    (["--optimizer=AdamW", "--optimizer.lr=0.1"], "optimizer is AdamW, but the checkpoint was trained with SGD"),
+    (["--lr_scheduler=ExponentialLR", "--lr_scheduler.gamma=0.5"], "lr_scheduler must be as in the checkpoint"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), GOES_ON, ids=lambda value: value[0] if isinstance(value, list) else ""
+)
+def test_what_cannot_change_where_a_run_goes_on_is_refused(fitted, arguments, message):
+    assert re.search(message, refused(*smoke("--trainer.max_epochs=3", f"--ckpt_path={fitted}", *arguments)))
+
+
+def test_what_can_change_where_a_run_goes_on_does(fitted):
+    weights = []
+    for arguments in ([], ["--optimizer.lr=0.01"], ["--optimizer.momentum=0.1"], ["--optimizer.weight_decay=0.5"]):
+        ended = fit(*smoke("--trainer.max_epochs=2", f"--ckpt_path={fitted}", *arguments))
+        assert any(line.startswith("going on with") for line in ended.lines) == bool(arguments)
+        path = max(Path("runs").rglob("last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        weights.append(torch.load(path, weights_only=True)["state_dict"]["network.0.weight"])
+    assert len({weight.sum().item() for weight in weights}) == 4

@@ -1,17 +1,20 @@
 """A checkpoint is written whole or not at all, read without running code, and loaded only where it fits."""
 
+import copy
 import itertools
 import os
 import pickle
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nnlab.training import AtomicCheckpointIO, LitMLP, LitPerceptron, read_checkpoint
-from nnlab.training.checkpoints import check_fits
+from nnlab.training import AtomicCheckpointIO, BestAndLast, LitMLP, LitPerceptron, read_checkpoint
+from nnlab.training.checkpoints import DIGEST, check_fits, sign
 from nnlab.validation import ArgumentError
 from tests.training.runs import digits, trainer
 
@@ -39,7 +42,7 @@ def test_a_checkpoint_is_read(checkpoint):
     read = read_checkpoint(checkpoint)
     assert read["learner"] == "LitMLP"
     assert read["hyper_parameters"]["hidden"] == [5]
-    assert read["datamodule_hyper_parameters"] == {"scaling": "unit", "name": "digits"}
+    assert read["datamodule_hyper_parameters"] == {"scaling": "unit", "name": "digits", "seed": 3}
 
 
 BAD = {
@@ -47,8 +50,8 @@ BAD = {
     "empty": (b"", "is no readable checkpoint"),
     "garbage": (b"garbage" * 100, "is no readable checkpoint"),
     "a zip file": (b"PK\x03\x04" + bytes(100), "is no readable checkpoint"),
-    "another dict": ({"state_dict": {}}, "is no checkpoint of a learner of nnlab"),
-    "a tensor": (torch.zeros(3), "is no checkpoint of a learner of nnlab"),
+    "another dict": ({"state_dict": {}}, "is no checkpoint of a model of nnlab"),
+    "a tensor": (torch.zeros(3), "is no checkpoint of a model of nnlab"),
 }
 
 
@@ -153,3 +156,120 @@ def test_a_conflict_names_the_argument_and_both_values(checkpoint, name, value):
 def test_another_learner_is_refused(checkpoint):
     with pytest.raises(ArgumentError, match=r"model is LitPerceptron, but .* holds a LitMLP"):
         check_fits(checkpoint, LitPerceptron, FITS)
+
+
+# What is in a checkpoint
+
+
+def at(checkpoint: Any, *path: Any) -> Any:
+    for key in path:
+        checkpoint = checkpoint[key]
+    return checkpoint
+
+
+def put(*path: Any, value: Any) -> Callable[[Any], None]:
+    return lambda checkpoint: at(checkpoint, *path[:-1]).__setitem__(path[-1], value)
+
+
+def drop(*path: Any) -> Callable[[Any], None]:
+    return lambda checkpoint: at(checkpoint, *path[:-1]).__delitem__(path[-1])
+
+
+WEIGHT = ("state_dict", "network.0.weight")
+PROGRESS = ("loops", "fit_loop", "epoch_loop.batch_progress")
+GROUP = ("optimizer_states", 0, "param_groups", 0)
+BUFFER = ("optimizer_states", 0, "state", 0, "momentum_buffer")
+
+DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "no weights": (drop("state_dict"), "is no checkpoint of a model of nnlab"),
+    "a tensor missing": (drop(*WEIGHT), "does not have the model's tensors: network.0.weight is missing"),
+    "a tensor more": (put("state_dict", "more", value=torch.zeros(1)), "more is not of the model"),
+    "another shape": (put(*WEIGHT, value=torch.zeros(64, 5)), r"has a network.0.weight of shape \(64, 5\)"),
+    "NaN": (put(*WEIGHT, value=torch.full((5, 64), torch.nan)), "has a network.0.weight with NaN or infinity"),
+    "whole numbers": (
+        put(*WEIGHT, value=torch.zeros(5, 64, dtype=torch.int64)),
+        "0.weight of torch.int64",
+    ),
+    "half": (put(*WEIGHT, value=torch.zeros(5, 64, dtype=torch.half)), "has a network.0.weight of torch.float16"),
+    "a list for a tensor": (put(*WEIGHT, value=[0.0]), "is no plain tensor"),
+    "another model": (put("learner", value="LitPerceptron"), "holds a LitPerceptron, not a LitMLP"),
+    "a name that is none": (put("learner", value=3), "has no learner"),
+    "a negative epoch": (put("epoch", value=-1), "has a negative count"),
+    "weights alone": (drop("optimizer_states"), "holds weights only"),
+    "loops of another form": (put("loops", "fit_loop", value=[]), "has no usable loops"),
+    "a count that is text": (put(*PROGRESS, "current", "ready", value="1"), "has no usable loops.fit_loop.*ready"),
+    "no optimizer": (put("optimizer_states", value=[]), "optimizer must be as in the checkpoint"),
+    "a rate of NaN": (put(*GROUP, "lr", value=float("nan")), "has no usable value of the optimizer's lr"),
+    "a negative rate": (put(*GROUP, "lr", value=-1.0), "has no usable value of the optimizer's lr"),
+    "a setting missing": (drop(*GROUP, "momentum"), "has no usable value of the optimizer's momentum"),
+    "other parameters": (put(*GROUP, "params", value=[0, 1, 2]), "has no usable state of the optimizer"),
+    "infinite momentum": (put(*BUFFER, value=torch.full((5, 64), torch.inf)), "momentum_buffer.* with NaN or infinity"),
+    "momentum of another shape": (put(*BUFFER, value=torch.zeros(3)), r"momentum_buffer.* of shape \(3,\)"),
+    "no random state": (put("random", value={}), "has no usable random state"),
+    "figures of another name": (put("figures", value={"__class__": {}}), "has no usable figures"),
+    "a record that is none": (put("training", value=3), "has no usable record of its training"),
+    "a position beyond": (
+        put("loops", "fit_loop", "state_dict", "combined_loader", 0, "position", value=1000),
+        "has a loader at another place than its counts of batches",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("whole")
+    kept = BestAndLast(root, monitor="val_loss", save_on_train_epoch_end=False)
+    run = trainer(torch.device("cpu"), root, enable_checkpointing=True, callbacks=[kept])
+    run.fit(LitMLP(hidden=[5], in_features=64), digits(40, 20))
+    return torch.load(kept.last_model_path, weights_only=True)
+
+
+def go_on(folder: Path, checkpoint: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    torch.save(checkpoint, folder / "made.ckpt")
+    kept = BestAndLast(folder / "kept", monitor="val_loss", save_on_train_epoch_end=False)
+    run = trainer(torch.device("cpu"), folder, enable_checkpointing=True, callbacks=[kept], max_epochs=2)
+    model = LitMLP(hidden=[5], in_features=64)
+    run.fit(model, digits(40, 20), ckpt_path=folder / "made.ckpt", weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_field_is_found_though_the_digest_is_made_anew(tmp_path, whole, damage, message):
+    checkpoint = copy.deepcopy(whole)
+    damage(checkpoint)
+    sign(checkpoint)
+    with pytest.raises((ArgumentError, KeyError), match=message if "state_dict" in checkpoint else "state_dict"):
+        go_on(tmp_path, checkpoint)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+def test_a_change_of_a_single_number_is_found_by_the_digest(tmp_path, whole):
+    go_on(tmp_path / "as it was", whole)
+    checkpoint = copy.deepcopy(whole)
+    checkpoint["state_dict"]["network.0.weight"][2, 3] += 1e-3
+    with pytest.raises(ArgumentError, match="is damaged: its content is not what was written"):
+        go_on(tmp_path, checkpoint)
+    torch.save(checkpoint, tmp_path / "made.ckpt")
+    for read in (read_checkpoint, LitMLP.load_from_checkpoint):
+        with pytest.raises(ArgumentError, match="is damaged"):
+            read(tmp_path / "made.ckpt")
+    del checkpoint[DIGEST]
+    torch.save(checkpoint, tmp_path / "made.ckpt")
+    with pytest.raises(ArgumentError, match=r"another program, which 0\.2 does not read"):
+        read_checkpoint(tmp_path / "made.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+def test_no_path_in_a_checkpoint_is_acted_on(tmp_path, whole):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").touch()
+    checkpoint = copy.deepcopy(whole)
+    (state,) = [state for key, state in checkpoint["callbacks"].items() if key.startswith("BestAndLast")]
+    kept, paths = tmp_path / "kept", [str(tmp_path / "kept/../victim"), str(victim)]
+    state |= {"dirpath": str(kept), "best_k_models": {path: torch.tensor(9.0) for path in paths}}
+    state |= {"kth_best_model_path": paths[0], "best_model_path": paths[0], "last_model_path": paths[1]}
+    sign(checkpoint)
+    go_on(tmp_path, checkpoint)
+    assert (victim / "file").exists()

@@ -48,7 +48,7 @@ def test_val_size_0_trains_on_all_and_validates_on_nothing(device, tmp_path):
     assert sum(len(labels) for _, labels in data.train_dataloader()) == 1437
     assert data.val_dataloader() == []
     run = trainer(device, tmp_path)
-    run.fit(LitMLP(in_features=64), data)
+    run.fit(LitMLP(in_features=64, engine="off"), data)
     assert run.global_step == 15
     assert "val_loss" not in run.callback_metrics
 
@@ -88,7 +88,7 @@ def test_a_stage_builds_its_own_tensors_alone(device, tmp_path, monkeypatch):
 
 def test_tensors_are_on_the_training_device_and_are_not_copied_per_batch(device, tmp_path):
     data = digits(100, 50)
-    trainer(device, tmp_path).fit(LitPerceptron(in_features=64), data)
+    trainer(device, tmp_path).fit(LitPerceptron(in_features=64, engine="off"), data)
     first, second = (x for x, _ in data.train_dataloader())
     assert first.device.type == device.type
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

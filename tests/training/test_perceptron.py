@@ -64,7 +64,7 @@ def test_training_is_the_rule_sample_by_sample_in_the_order_of_the_loader(device
         assert_close(ours.cpu(), theirs)
     assert counts == expected
     assert counts[1] < counts[0]
-    assert fitted.global_step == 2 * 4  # steps are counted
+    assert fitted.global_step == 2  # a chunk an epoch
 
 
 def test_the_batch_size_changes_nothing(device, tmp_path):
@@ -73,7 +73,7 @@ def test_the_batch_size_changes_nothing(device, tmp_path):
         other, fitted, other_counts = run(device, tmp_path, batch_size)
         assert_same(state(other), state(model))
         assert other_counts == counts
-        assert fitted.global_step == 2 * -(-N // batch_size)
+        assert fitted.global_step == 2 * -(-N // (128 * batch_size))
 
 
 @pytest.mark.parametrize("average", [False, True], ids=["last", "averaged"])
@@ -105,8 +105,8 @@ def test_the_command_keeps_the_best_and_the_last(tmp_path, monkeypatch):
     kept = {name: read_checkpoint(f"runs/LitPerceptron/version_0/checkpoints/{name}.ckpt") for name in ("best", "last")}
     steps = [row["step"] + 1 for row in rows if "val_acc" in row]
     accuracies = [row["val_acc"] for row in rows if "val_acc" in row]
-    assert steps == [2, 4, 6, 8]
-    assert kept["last"]["global_step"] == 8
+    assert steps == [1, 2, 3, 4]
+    assert kept["last"]["global_step"] == 4
     assert kept["best"]["global_step"] == steps[accuracies.index(max(accuracies))]
     assert sum("train_errors" in row for row in rows) == 4
 

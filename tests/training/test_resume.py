@@ -12,19 +12,20 @@ import torch
 
 from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron, read_checkpoint
 from tests.tolerances import assert_same
-from tests.training.runs import EachBatch, digits, falling, in_blocks_of, state, trainer
+from tests.training.runs import digits, falling, state, trainer
 
-N, BATCH, EPOCHS = 37, 8, 3  # five batches an epoch, the last of 5
+N, BATCH, EPOCHS = 37, 8, 3  # five mini-batches an epoch, the last of 5; or three chunks of two
 
 
-def mlp(weight_decay: float = 0.0) -> LitMLP:
+def mlp(engine: str = "off", optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> LitMLP:
     """With all that an optimizer and a scheduler have to remember."""
     torch.manual_seed(5)
-    model = LitMLP(hidden=[6], in_features=64)
+    model = LitMLP(hidden=[6], in_features=64, engine=engine)
 
     def configure_optimizers() -> Any:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
-        return [optimizer], [falling(optimizer)]
+        options = {"lr": 0.1, "momentum": 0.9} if optimizer is torch.optim.SGD else {"lr": 0.01}
+        made = optimizer(model.parameters(), **options)
+        return [made], [falling(made)]
 
     model.configure_optimizers = configure_optimizers
     return model
@@ -39,11 +40,9 @@ class Figures(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_last_batch:
             return
-        if isinstance(pl_module, LitPerceptron):
-            self.seen[trainer.current_epoch] = (int(pl_module.train_errors),)
-        elif pl_module.metric("train_loss").update_called:
-            names = ("train_loss", "train_acc")
-            self.seen[trainer.current_epoch] = tuple(pl_module.metric(name).compute().item() for name in names)
+        names = [name for name in pl_module.training_figures if name in trainer.callback_metrics]
+        if names:
+            self.seen[trainer.current_epoch] = tuple(float(trainer.callback_metrics[name]) for name in names)
 
 
 class CtrlC(L.Callback):
@@ -99,19 +98,30 @@ def _sends(ctrl_c: CtrlC, step: Callable[..., Any]) -> Callable[..., Any]:
     return training_step
 
 
+def at_the_end_of_an_epoch(k: int, folder: Path, fit: Callable[..., Any]) -> Path:
+    kept = BestAndLast(folder, monitor="val_loss", save_on_train_epoch_end=False)
+    fit(max_epochs=-(-k // 3), enable_checkpointing=True, callbacks=[kept])
+    return Path(kept.last_model_path)
+
+
 STOPS = {
     "max_steps": at_max_steps,
     "kill": killed_after_the_best_epoch,
     "ctrl-c": by_ctrl_c,
     "ctrl-c in validation": partial(by_ctrl_c, in_validation=True),
+    "max_epochs": at_the_end_of_an_epoch,
 }
+CHUNKS = ["ctrl-c", "ctrl-c in validation", "max_epochs"]
+STEPS = ["max_steps", "kill", "ctrl-c", "ctrl-c in validation"]
+perceptron = partial(LitPerceptron, in_features=64)
 
 RECIPES = {
-    "mlp": (mlp, {}, STOPS),
-    "mlp, one by one": (mlp, {"callbacks": [EachBatch]}, ["max_steps", "ctrl-c"]),
-    "mlp, accumulated": (mlp, {"accumulate_grad_batches": 2}, STOPS),
-    "perceptron": (partial(LitPerceptron, in_features=64), {}, STOPS),
-    "perceptron, one by one": (partial(LitPerceptron, in_features=64), {"callbacks": [EachBatch]}, ["max_steps"]),
+    "mlp, chunks": (partial(mlp, "on"), {}, CHUNKS),
+    "mlp with Adam, chunks": (partial(mlp, "on", torch.optim.Adam), {}, CHUNKS[:1]),
+    "mlp": (mlp, {}, STEPS),
+    "mlp, accumulated": (mlp, {"accumulate_grad_batches": 2}, STEPS),
+    "perceptron, chunks": (partial(perceptron, engine="on"), {}, CHUNKS),
+    "perceptron": (partial(perceptron, engine="off"), {}, STEPS[:2]),
 }
 CASES = [
     pytest.param(recipe, stop, every, marks=[pytest.mark.slow] if every else [], id=f"{recipe}-{stop}-{which}")
@@ -123,21 +133,18 @@ CASES = [
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
 @pytest.mark.parametrize(("recipe", "stop", "every"), CASES)
-def test_a_stopped_run_goes_on_bit_for_bit(device, tmp_path, monkeypatch, recipe, stop, every):
+def test_a_stopped_run_goes_on_bit_for_bit(device, tmp_path, recipe, stop, every):
     """From every step, or from the end of an epoch and from the midst of the next."""
     make, options, _ = RECIPES[recipe]
-    in_blocks_of(2, make(), BATCH, monkeypatch)
 
     def fit(model: L.LightningModule, *, seed: int = 3, ckpt_path: Path | None = None, **more: Any) -> L.Trainer:
-        callbacks = [make_callback() for make_callback in options.get("callbacks", [])]
-        settings = {**options, **more, "callbacks": [*callbacks, *more.get("callbacks", [])]}
-        run = trainer(device, tmp_path, max_epochs=EPOCHS, **settings)
-        run.fit(model, digits(N, BATCH, seed=seed), ckpt_path=ckpt_path, weights_only=True)
+        run = trainer(device, tmp_path, **{"max_epochs": EPOCHS} | options | more)
+        run.fit(model, digits(N, BATCH, seed=seed, chunk=2), ckpt_path=ckpt_path, weights_only=True)
         return run
 
     whole, told = make(), Figures()
     n_steps = fit(whole, callbacks=[told]).global_step
-    per_epoch = 3 if "accumulated" in recipe else 5
+    per_epoch = 3 if "accumulated" in recipe or "chunks" in recipe else 5
     assert n_steps == EPOCHS * per_epoch
     for k in range(1, n_steps + 1) if every else (per_epoch, per_epoch + 2):
         path = STOPS[stop](k, tmp_path / str(k), lambda **more: fit(make(), **more))

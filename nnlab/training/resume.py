@@ -1,0 +1,261 @@
+"""Going on from a checkpoint as the run that was never stopped, with the settings that are new.
+
+Lightning restores weights, optimizers, schedulers, loops and callbacks. Here is what it leaves out: the random state, a
+scheduler that looks at a figure and misses an epoch, early stopping that had ended the run, and settings that changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
+
+from nnlab.data import ResidentLoader
+from nnlab.training.checkpoints import (
+    DIGEST,
+    RANDOM,
+    check_optimizer,
+    check_resumable,
+    check_scheduler,
+    random_state,
+    set_random_state,
+)
+from nnlab.validation import ArgumentError
+
+FIELD = "training"  # of a checkpoint
+
+
+class Continuity:
+    """What a run notes of its beginning, puts into its checkpoints, and takes from the one that it goes on from."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[str, Any] = {}  # classes and settings of this run's optimizers and schedulers
+        self._old: dict[str, Any] | None = None  # the checkpoint that this run goes on from
+        self._figures: dict[str, float] | None = None  # by which a scheduler must yet be stepped
+        self._within_epoch = False  # the first epoch of this run began in another one
+        self._of_tuners: set[str] = set()  # digests of checkpoints that were written before this run began
+
+    # ---- when a run goes on ------------------------------------------------------------------------------------------
+
+    def load(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+        """Check what training goes on from; the optimizers do not exist yet."""
+        if checkpoint[DIGEST]["sha256"] in self._of_tuners:
+            return  # a learning-rate or batch-size finder puts back what was
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which its connector sets
+            if isinstance(callback, StochasticWeightAveraging):
+                raise ArgumentError(
+                    "callbacks", "must not have StochasticWeightAveraging where a run goes on: it cannot"
+                )
+        check_resumable(checkpoint, trainer)
+        _check_loader(checkpoint, trainer)
+        if not isinstance(checkpoint.get(FIELD), Mapping):
+            raise ArgumentError("ckpt_path", "has no usable record of its training")
+        for stop in trainer.early_stopping_callbacks:
+            if stop is not None and isinstance(state := checkpoint["callbacks"].get(stop.state_key), dict):
+                state["patience"] = stop.patience  # the new run's, which Lightning would overrule
+        self._old = checkpoint
+
+    def begin(self, trainer: L.Trainer) -> None:
+        """Note this run's settings, and check the old states against them, before Lightning loads these."""
+        self._fresh = {
+            "seed": torch.initial_seed(),
+            "optimizers": [[type(o).__name__, _plain(o.param_groups[0])] for o in trainer.optimizers],
+            "schedulers": [
+                [type(c.scheduler).__name__, _plain(c.scheduler.state_dict())] for c in trainer.lr_scheduler_configs
+            ],
+        }
+        if self._old is None:
+            return
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        check: Any
+        for field, name, check, things in (
+            ("lr_schedulers", "schedulers", check_scheduler, schedulers),
+            ("optimizer_states", "optimizers", check_optimizer, trainer.optimizers),
+        ):
+            states, recorded = self._old[field], self._old[FIELD].get(name)
+            kinds = [entry[0] for entry in recorded] if _is_record(recorded) else []
+            if len(states) != len(things) or len(kinds) != len(things):
+                had = ", ".join(map(str, kinds)) or "none"
+                raise ArgumentError(
+                    name[:-1] if name == "optimizers" else "lr_scheduler",
+                    f"must be as in the checkpoint, which has {had}",
+                )
+            for k, (state, thing, kind) in enumerate(zip(states, things, kinds, strict=True)):
+                check(state, thing, kind)
+                for setting, before, now in _changed(recorded[k][1], self._fresh[name][k][1]):
+                    _check_change(thing, setting, before, now, schedulers)
+
+    @property
+    def within_mini_batches(self) -> bool:
+        """Whether the run goes on within an epoch that went one mini-batch at a time."""
+        states = self._old["loops"]["fit_loop"]["state_dict"].get("combined_loader") if self._old else None
+        state = states[0] if states else {}
+        return state.get("chunk", 0) is None and 0 < state["position"] < state["n_samples"]
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Restore what Lightning does not, and take over the settings that are new."""
+        self._figures, self._within_epoch = None, False
+        if self._old is None:
+            return
+        old, self._old = self._old, None
+        set_random_state(old.get(RANDOM))
+        loader, states = trainer.train_dataloader, old["loops"]["fit_loop"]["state_dict"].get("combined_loader")
+        if isinstance(loader, ResidentLoader) and states:  # Lightning leaves it out where an epoch had ended
+            loader.load_state_dict(states[0])
+        progress = old["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if progress["is_last_batch"]:
+            figures = old[FIELD].get("figures")
+            self._figures = dict(figures) if isinstance(figures, Mapping) else None
+        else:
+            self._within_epoch = progress["current"]["ready"] > 0
+        for stop in trainer.early_stopping_callbacks:
+            if stop is not None and stop.wait_count >= stop.patience:
+                trainer.should_stop = True
+            elif stop is not None:
+                stop.stopped_epoch = 0
+        self._take_over(old[FIELD], trainer)
+
+    def _take_over(self, old: Mapping[str, Any], trainer: L.Trainer) -> None:
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for k, optimizer in enumerate(trainer.optimizers):
+            for name, before, now in _changed(old["optimizers"][k][1], self._fresh["optimizers"][k][1]):
+                if name not in optimizer.defaults:
+                    continue
+                rank_zero_info(f"going on with {name} {now} in place of {before}")
+                scaled = name == "lr" and bool(before)
+                for group in optimizer.param_groups:
+                    group[name] = group[name] * now / before if scaled else now
+                    if name == "lr" and "initial_lr" in group:
+                        group["initial_lr"] = now
+                for scheduler in schedulers if scaled else ():
+                    if hasattr(scheduler, "base_lrs"):
+                        scheduler.base_lrs = [lr * now / before for lr in scheduler.base_lrs]
+        for k, scheduler in enumerate(schedulers):
+            for name, before, now in _changed(old["schedulers"][k][1], self._fresh["schedulers"][k][1]):
+                if not name.startswith("_") and name not in ("base_lrs", "last_epoch"):
+                    rank_zero_info(f"going on with {name} {now} in place of {before}")
+                    setattr(scheduler, name, now)
+
+    # ---- epochs ------------------------------------------------------------------------------------------------------
+
+    def epoch_ended(self, trainer: L.Trainer) -> None:
+        """Lightning steps no scheduler by a figure at the end of an epoch that began in another run."""
+        if self._within_epoch:
+            self._within_epoch = False
+            self._figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def epoch_starts(self, module: L.LightningModule) -> None:
+        """Make up for that step."""
+        figures, self._figures = self._figures, None
+        for config in module.trainer.lr_scheduler_configs if figures else ():
+            due = config.reduce_on_plateau and module.current_epoch % config.frequency == 0
+            if due and figures and config.monitor in figures:
+                module.lr_scheduler_step(config.scheduler, figures[config.monitor])
+
+    # ---- when a checkpoint is written --------------------------------------------------------------------------------
+
+    def note(self, checkpoint: Mapping[str, Any]) -> None:
+        """Remember a checkpoint that is written before the run has begun."""
+        if not self._fresh:
+            self._of_tuners.add(checkpoint[DIGEST]["sha256"])
+
+    def save(self, checkpoint: dict[str, Any], trainer: L.Trainer, figures: Mapping[str, float]) -> None:
+        """Put into a checkpoint what ``start`` needs."""
+        checkpoint[RANDOM] = random_state()
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()} | dict(figures)
+        checkpoint[FIELD] = {**self._fresh, "figures": self._figures or known}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are numbers, text, switches, or lists of these."""
+
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(map(is_plain, value))
+        if isinstance(value, Mapping):
+            return all(map(is_plain, value.values()))
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    return {name: value for name, value in settings.items() if name != "params" and is_plain(value)}
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], Mapping) for entry in value
+    )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The settings that differ: name, before, now."""
+    same = before.keys() & now.keys()
+    return [(name, before[name], value) for name, value in now.items() if name in same and before[name] != value]
+
+
+CHANGEABLE = (  # schedulers whose settings are looked up at each step, so that others take effect
+    *("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "PolynomialLR"),
+    "ReduceLROnPlateau",
+)
+
+
+def _check_change(thing: Any, setting: str, before: Any, now: Any, schedulers: Sequence[Any]) -> None:
+    """Refuse a new setting that could not take effect where a run goes on.
+
+    Raises:
+        ArgumentError: naming the optimizer or the scheduler.
+    """
+    name = type(thing).__name__
+    if isinstance(thing, torch.optim.Optimizer):
+        cycles = [type(s).__name__ for s in schedulers if type(s).__name__ in ("OneCycleLR", "CyclicLR")]
+        switch = isinstance(now, bool) and setting != "nesterov"
+        if setting in thing.defaults and not switch and not cycles:
+            return
+        if setting == "initial_lr":
+            return
+        if setting not in thing.defaults or cycles:
+            raise ArgumentError(
+                "lr_scheduler", f"must stay as it was where a run goes on: {setting} was {before}, got {now}"
+            )
+        raise ArgumentError("optimizer", f"must stay as it was where a run goes on: {setting} was {before}, got {now}")
+    if setting.startswith("_") or setting in ("base_lrs", "last_epoch"):
+        return
+    if name not in CHANGEABLE:
+        raise ArgumentError(
+            "lr_scheduler", f"{name} cannot change where a run goes on: {setting} was {before}, got {now}"
+        )
+
+
+def _check_loader(checkpoint: Mapping[str, Any], trainer: Any) -> None:
+    """Check that the loader's state is there, and at the place that Lightning's counts give."""
+    loop = checkpoint["loops"]["fit_loop"]
+    states = loop["state_dict"].get("combined_loader", []) if isinstance(loop["state_dict"], Mapping) else None
+    if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
+        raise ArgumentError("ckpt_path", "has no usable state of the loader")
+    if hasattr(trainer.datamodule, "chunk") and not states:
+        raise ArgumentError("ckpt_path", "has no state of the loader")
+    progress = loop["epoch_loop.batch_progress"]
+    for state in states:
+        if "n_samples" in state:
+            numbers = [state.get(name) for name in ("position", "n_samples", "world_size", "batch_size")]
+            chunk = state.get("chunk")
+            if any(type(number) is not int for number in numbers) or not (chunk is None or type(chunk) is int):
+                raise ArgumentError("ckpt_path", "has no usable state of the loader")
+            if numbers[0] != position_of_done(state, progress):
+                raise ArgumentError("ckpt_path", "has a loader at another place than its counts of batches")
+
+
+def position_of_done(state: Mapping[str, Any], progress: Mapping[str, Any]) -> int:
+    """How many samples of an epoch a loader has given in the batches that were learnt: it may have given another since.
+
+    At the end of an epoch, which limit_train_batches may have set, it is all of them.
+    """
+    n, done = int(state["n_samples"]), int(progress["current"]["processed"])
+    if has_ended(progress):
+        return n
+    return min(done * int(state["world_size"]) * int(state["batch_size"]) * int(state["chunk"] or 1), n)
+
+
+def has_ended(progress: Mapping[str, Any]) -> bool:
+    """Whether all batches of an epoch were learnt."""
+    return bool(progress["is_last_batch"] and progress["current"]["processed"] == progress["current"]["ready"])
