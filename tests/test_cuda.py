@@ -254,4 +254,6 @@ def test_an_interrupt_is_asked_of_several_processes_every_20_steps():
     for k in range(50):
         run.global_step, run.is_last_batch = k + 1, k == 49
         callback.on_train_batch_end(run, None, None, None, k)
+    assert asked == [20, 40]
+    callback.on_train_epoch_end(run, None)  # after the validation of the last step's epoch
     assert asked == [20, 40, 50]
