@@ -785,7 +785,7 @@ def test_what_cannot_be_trained_is_refused(change, message):
         (torch.tensor([[0]]), Descent(0.1), "order must be int64 (n,) on cpu, got int64 (1, 1) on cpu"),
         ([0], Descent(0.1), "order must be int64 (n,) on cpu, got list"),
         (torch.tensor([0]), (0.1, 0.0, 0.0), "update must be Descent or Adam, got (0.1, 0.0, 0.0)"),
-        (torch.tensor([0]), Descent(0.0), "lr must be a number greater than 0, got 0.0"),
+        (torch.tensor([0]), Descent(-0.5), "lr must be a number of at least 0, got -0.5"),
         (torch.tensor([0]), Descent(0.1, momentum=1.0), "momentum must be less than 1, got 1.0"),
         (torch.tensor([0]), Descent(0.1, weight_decay=-1.0), "weight_decay must be a number of at least 0, got -1.0"),
         (torch.tensor([0]), Adam(0.1, beta1=1.0), "beta1 must be less than 1, got 1.0"),

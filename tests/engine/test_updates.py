@@ -91,7 +91,7 @@ def frozen() -> MLP:
         ({"precision": "16-mixed"}, "the engine computes in 32-true, 64-true or bf16-mixed, not in 16-mixed"),
         ({"dropout": 1.0}, "dropout must be from 0 to less than 1, got 1.0"),
         ({"dropout": 0.5, "network": MLP([4, 2])}, "dropout needs a hidden layer"),
-        ({"optimizer": Descent(-1.0)}, "lr must be a number greater than 0, got -1.0"),
+        ({"optimizer": Descent(-1.0)}, "lr must be a number of at least 0, got -1.0"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
