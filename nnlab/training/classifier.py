@@ -200,7 +200,8 @@ class Classifier(L.LightningModule, ABC):
             raise ArgumentError("engine", f"is on, so batches must be chunks, got {type(batch).__name__}: {LOADERS}")
         else:
             loss = self.mini_batch(*self._pair(batch), batch_idx)
-        if self.attached():
+        trainer = self.attached()
+        if trainer is not None and (trainer.is_last_batch or trainer.max_steps != -1):  # once: a call takes 0.5 ms
             self._log(self.training_figures)
         return loss
 

@@ -249,9 +249,13 @@ class LitMLP(Classifier):
     def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Train on mini-batches, and return the loss per sample, each as it was met."""
         update, engine.state = self._update()
-        drawn = [self._masks(len(part)) for part in torch.split(order, batch_size)]  # as for mini-batches one by one
-        kept = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
-        outputs, penalties, _ = engine.run_(order, update, Masks(kept, self._factor) if kept else None)
+        masks = None
+        if self.dropout:
+            drawn = [
+                self._masks(len(part)) for part in torch.split(order, batch_size)
+            ]  # as for mini-batches one by one
+            masks = Masks([torch.cat(layer) for layer in zip(*drawn, strict=True)], self._factor)
+        outputs, penalties, _ = engine.run_(order, update, masks)
         if isinstance(update, Adam):
             for own in self.trainer.optimizers[0].state.values():
                 own["step"].copy_(engine.state[-1])
