@@ -471,7 +471,7 @@ def _exponential(x: Any) -> Any:
     return in_float32 if x.bitwidth == 32 else in_float64
 
 
-# A form is five numbers that say what an activation is:
+# A form is four numbers that say what an activation is:
 RAMP, LOGISTIC, SOFTMAX = 0, 1, 2
 # RAMP, slope: z = u where u > 0, else slope u
 # LOGISTIC, a, b, c: z = a + b σ(c u)

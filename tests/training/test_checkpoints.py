@@ -181,7 +181,7 @@ GROUP = ("optimizer_states", 0, "param_groups", 0)
 BUFFER = ("optimizer_states", 0, "state", 0, "momentum_buffer")
 
 DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
-    "no weights": (drop("state_dict"), "is no checkpoint of a model of nnlab"),
+    "no weights": (drop("state_dict"), "has no state_dict"),
     "a tensor missing": (drop(*WEIGHT), "does not have the model's tensors: network.0.weight is missing"),
     "a tensor more": (put("state_dict", "more", value=torch.zeros(1)), "more is not of the model"),
     "another shape": (put(*WEIGHT, value=torch.zeros(64, 5)), r"has a network.0.weight of shape \(64, 5\)"),
@@ -239,7 +239,7 @@ def test_a_damaged_field_is_found_though_the_digest_is_made_anew(tmp_path, whole
     checkpoint = copy.deepcopy(whole)
     damage(checkpoint)
     sign(checkpoint)
-    with pytest.raises((ArgumentError, KeyError), match=message if "state_dict" in checkpoint else "state_dict"):
+    with pytest.raises(ArgumentError, match=message):
         go_on(tmp_path, checkpoint)
 
 
