@@ -692,8 +692,9 @@ class MLPEngine:
 
     def _losses(self, outputs: Tensor, order: Tensor, scale: Tensor) -> Tensor:
         """E of each mini-batch, (steps,), in the parameters' dtype."""
-        errors = self._loss.errors(outputs.to(scale.dtype), self._target[order])
-        return self._per_step(errors * scale).sum(1)
+        errors = self._loss.errors(outputs.to(scale.dtype), self._target[order]) * scale
+        # in float64, so that the order in which terms are added, which the cut of calls may change, hardly matters
+        return self._per_step(errors.double()).sum(1).to(scale.dtype)
 
     def _looks_finite(self, update: Update, losses: Tensor) -> Tensor:
         """Whether the sums of parameters, state and losses are finite: one pass over each.

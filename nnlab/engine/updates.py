@@ -192,6 +192,8 @@ def _obstacles(network: nn.Module, loss: str, optimizer: Any, precision: str, dr
     parameters = list(network.parameters())
     if not all(p.requires_grad for p in parameters):
         yield "a parameter is frozen"
+    if not all(p.is_contiguous() for p in parameters):
+        yield "a parameter is not contiguous"
     if parameters[0].device.type not in ("cpu", "cuda"):
         yield f"the engine computes on cpu and cuda, not on {parameters[0].device.type}"
     if loss not in LOSSES:

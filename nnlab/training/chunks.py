@@ -9,9 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
+    ModelPruning,
     RichProgressBar,
     Timer,
     TQDMProgressBar,
@@ -84,6 +86,8 @@ def _of_callback(callback: L.Callback) -> Iterator[str]:
         yield f"--trainer.callbacks: {kind.__name__} looks at every mini-batch"
     if isinstance(callback, ModelCheckpoint) and "'every_n_train_steps': 0" not in callback.state_key:
         yield f"--checkpoint.every_n_train_steps of {kind.__name__} counts mini-batches"
+    if isinstance(callback, (ModelPruning, BaseFinetuning)):
+        yield f"--trainer.callbacks: {kind.__name__} changes what is trained"
     if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
         yield f"--trainer.callbacks: {kind.__name__} accumulates mini-batches"
 

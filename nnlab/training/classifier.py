@@ -131,8 +131,11 @@ class Classifier(L.LightningModule, ABC):
         """The engine for these samples."""
 
     @abstractmethod
-    def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """Train on the samples at these indices, (n,), take their figures, and return their loss."""
+    def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
+        """Train on the samples at these indices, (n,), take their figures, and return their loss.
+
+        The first of their mini-batches is the epoch's ``first``, counted from 0.
+        """
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuse a trainer that the model cannot be trained with."""
@@ -239,10 +242,10 @@ class Classifier(L.LightningModule, ABC):
             x = self.trainer.precision_plugin.convert_input(loader.images.flatten(1))
             self._engine = self.make_engine(self.samples(x), loader.labels, loader.batch_size)
             self._made_for = loader, places
+        first = batch_idx * (loader.chunk or 1)
         try:
-            loss = self.chunk(self._engine, order, loader.labels[order], loader.batch_size)
+            loss = self.chunk(self._engine, order, loader.labels[order], loader.batch_size, first)
         except NotFiniteError as error:
-            first = batch_idx * (loader.chunk or 1)
             raise self._not_finite(error.parameter, None if error.step is None else first + error.step) from error
         except FloatingPointError as error:
             where = f"{str(error).removesuffix(' of this call')} of a chunk in epoch {self.current_epoch + 1}"

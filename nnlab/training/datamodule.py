@@ -44,7 +44,7 @@ class MNISTDataModule(L.LightningDataModule):
         name: Literal["mnist", "fashion_mnist", "kmnist", "digits"] = "mnist",
         root: str | None = None,
         batch_size: int = 100,
-        chunk: int = 128,
+        chunk: int = 1000,
         val_size: int | None = None,
         scaling: Scaling = "unit",
         seed: int | None = None,

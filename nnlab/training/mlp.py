@@ -1,5 +1,6 @@
 """The multi-layer perceptron under Lightning, by the engine or by Lightning's optimization through the bridge."""
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from nnlab import autograd
 from nnlab.data import ResidentLoader
-from nnlab.engine import Adam, Masks, MLPEngine, Update, supports, update_of
+from nnlab.engine import Adam, Masks, MLPEngine, NotFiniteError, Update, supports, update_of
 from nnlab.networks import MLP, Activation, Linear
 from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
 from nnlab.training.classifier import Classifier, Engine
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     LossName: TypeAlias = str
 else:  # the command lists the names of the tables
     ActivationName, LossName = Literal[tuple(ACTIVATIONS)], Literal[tuple(LOSSES)]
+
+Schedule = Literal["constant", "linear", "cosine"]
+FALLS = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""What the learning rate is multiplied by, given the share of all epochs' samples that were seen."""
+
+HOLDS = 100  # mini-batches between two changes of the rate: each is a call of the engine's, and costs 2 ms
 
 
 class LitMLP(Classifier):
@@ -49,6 +60,8 @@ class LitMLP(Classifier):
         dropout: The chance of a hidden unit to be left out of a step. The others grow by 1 / (1 − dropout).
         lr: Learning rate of the optimizer that is used without --optimizer, SGD with a momentum of 0.9; 0.1 where it is
             null. It is what Lightning's learning-rate finder sets.
+        schedule: How the learning rate falls from its value to 0 at --trainer.max_epochs, by the samples seen: linear,
+            or cosine, as half a cosine wave. It changes every 100 mini-batches, with the engine and without.
         init_std: Standard deviation of the normal initial weights. By default it follows the layer's size: He for relu,
             Glorot for the others. The chapter has 0.1.
         in_features: The number of inputs; the command takes it from the data.
@@ -69,6 +82,7 @@ class LitMLP(Classifier):
         engine: Engine = "auto",
         dropout: float = 0.0,
         lr: float | None = None,
+        schedule: Schedule = "constant",
         init_std: float | None = None,
         in_features: int = 784,
         n_classes: int = 10,
@@ -81,6 +95,7 @@ class LitMLP(Classifier):
         check_not_negative("dropout", dropout)
         if dropout >= 1:
             raise ArgumentError("dropout", f"must be less than 1, got {dropout}")
+        check_choice("schedule", schedule, FALLS)
         if lr is not None:
             check_positive("lr", lr)
         self.save_hyperparameters()
@@ -91,7 +106,7 @@ class LitMLP(Classifier):
         # torch's default generator is what seed_everything seeds
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
         self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
-        self.dropout, self.lr = dropout, lr
+        self.dropout, self.lr, self.schedule = dropout, lr, schedule
         self._count = torch.zeros(())  # Adam's steps, where the engine counts them
 
     def check_trainer(self, trainer: L.Trainer) -> None:
@@ -100,6 +115,32 @@ class LitMLP(Classifier):
             raise ArgumentError(
                 "precision", f"must be 32-true, 64-true, bf16-mixed or 16-mixed, got {trainer.precision}"
             )
+        if self.schedule != "constant" and (trainer.max_epochs or -1) < 1:
+            raise ArgumentError("schedule", f"{self.schedule} falls to the end of training: set max_epochs")
+
+    def on_fit_start(self) -> None:
+        """Note what the rate falls from, and the settings that a checkpoint of this run records."""
+        super().on_fit_start()
+        if self.schedule == "constant":
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            name = type(config.scheduler).__name__
+            raise ArgumentError("schedule", f"must be constant beside a scheduler, {name}, got {self.schedule}")
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
+    def set_rate(self, mini_batch: int) -> None:
+        """Give the optimizers the rate of a mini-batch of the epoch; a learning-rate finder has its own."""
+        if self.schedule == "constant" or (trainer := self.attached()) is None or trainer.lr_scheduler_configs:
+            return
+        loader, of_epoch = trainer.train_dataloader, trainer.num_training_batches
+        if isinstance(loader, ResidentLoader) and loader.chunk:
+            of_epoch = -(-len(loader.images) // loader.batch_size)
+        done = (trainer.current_epoch + mini_batch // HOLDS * HOLDS / of_epoch) / (trainer.max_epochs or 1)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * FALLS[self.schedule](done)
 
     @staticmethod
     def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
@@ -140,6 +181,7 @@ class LitMLP(Classifier):
 
     def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
         """The loss of a mini-batch, with its hand-written gradient behind it."""
+        self.set_rate(batch_idx)
         with parametrize.cached():  # the penalty is taken of the weights that the network used
             masks = [self._factor * mask for mask in self._masks(len(x))]
             logits = autograd.mlp(self.network, x, masks) if masks else self.logits(x)
@@ -246,28 +288,41 @@ class LitMLP(Classifier):
             dtype=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
         )
 
-    def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
         """Train on mini-batches, and return the loss per sample, each as it was met."""
+        total, done, n = torch.zeros(()), 0, len(order)
+        while done < n:
+            mini_batch = first + done // batch_size
+            self.set_rate(mini_batch)
+            end = n
+            if self.schedule != "constant":
+                end = min(n, done + (HOLDS - mini_batch % HOLDS) * batch_size)
+            try:
+                total += self._part(engine, order[done:end], labels[done:end], batch_size)
+            except NotFiniteError as error:
+                step = None if error.step is None else error.step + done // batch_size
+                raise NotFiniteError(step, error.parameter) from error
+            done = end
+        return total / n
+
+    def _part(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Train on mini-batches at one rate, and return their loss, summed over the samples."""
         update, engine.state = self._update()
         masks = None
-        if self.dropout:
-            drawn = [
-                self._masks(len(part)) for part in torch.split(order, batch_size)
-            ]  # as for mini-batches one by one
+        if self.dropout:  # drawn as for mini-batches one by one
+            drawn = [self._masks(len(part)) for part in torch.split(order, batch_size)]
             masks = Masks([torch.cat(layer) for layer in zip(*drawn, strict=True)], self._factor)
-        outputs, penalties, _ = engine.run_(order, update, masks)
+        run = engine.run_(order, update, masks)
         if isinstance(update, Adam):
             for own in self.trainer.optimizers[0].state.values():
                 own["step"].copy_(engine.state[-1])
-        outputs = outputs.to(self._parameters_in_order()[0].dtype)
-        errors = LOSSES[self.loss].errors(outputs, self._target(labels, outputs.dtype))
-        losses = _sums(errors, batch_size)
-        if self.l2 > 0:
-            sizes = 1 if self.reduction == "sum" else _sums(torch.ones_like(errors), batch_size)
-            losses += penalties * sizes
-        predicted = outputs.max(1).indices  # argmax takes long where classes lie side by side
+        losses = run.losses + run.penalties if self.l2 else run.losses
+        if self.reduction == "mean":
+            losses = losses * batch_size
+            losses[-1] *= ((len(order) - 1) % batch_size + 1) / batch_size  # the tail
+        predicted = run.outputs.max(1).indices  # argmax takes long where classes lie side by side
         self.measure("train", losses, predicted, labels)
-        return losses.sum() / len(order)
+        return losses.sum()
 
     def _factors(self, n: int, batch_idx: int) -> tuple[float, float]:
         """The factors on this batch's error and on the penalty that undo the averaging by DDP and by accumulation."""
@@ -294,12 +349,3 @@ class LitMLP(Classifier):
 
 
 LitMLP.base = LitMLP
-
-
-def _sums(values: Tensor, size: int) -> Tensor:
-    """The sums of every ``size`` values and of the tail, each the same to the last bit whatever stands beside it."""
-    full = len(values) // size * size
-    exact = values.double()  # so many more digits that the order in which they are added hardly matters
-    return torch.cat((exact[:full].view(-1, size).sum(1), exact[full:].sum()[None]))[: -(-len(values) // size)].to(
-        values.dtype
-    )

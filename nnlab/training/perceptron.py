@@ -154,7 +154,7 @@ class LitPerceptron(Classifier):
         """The engine for this bank, to which mini-batches are nothing."""
         return PerceptronEngine(self.bank, x, labels)
 
-    def chunk(self, engine: PerceptronEngine, order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    def chunk(self, engine: PerceptronEngine, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
         """Learn samples in their order, count the updates, and return their share."""
         optimizer: Any = self.optimizers()
         lr = optimizer.param_groups[0]["lr"]

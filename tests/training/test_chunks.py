@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import pickle
 import weakref
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from nnlab.training.classifier import MeanLoss
 from nnlab.training.perceptron import PerceptronRule
 from nnlab.validation import ArgumentError
 from tests.tolerances import TRAJECTORY, assert_close, assert_same
-from tests.training.runs import digits, falling, state, trainer
+from tests.training.runs import digits, epochs, falling, state, trainer
 
 N, BATCH = 230, 20  # twelve mini-batches an epoch, the last of 10
 
@@ -145,6 +146,40 @@ def test_the_engine_trains_as_mini_batches_one_by_one_do(tmp_path, orders, recip
         for name, value in kept.items():
             if value is not None:
                 assert_close(our_optimizer["state"][key][name], value, TRAJECTORY[torch.float32])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "falls"), [("linear", lambda d: 1 - d), ("cosine", lambda d: math.cos(d * math.pi / 2) ** 2)]
+)
+def test_the_rate_falls_by_the_samples_seen(tmp_path, schedule, falls):
+    """Three epochs of 240 mini-batches, at rates that change every 100, against a loop of torch's own."""
+    found = []
+    for engine, chunk in (("on", 7), ("on", 1000), ("off", 1)):
+        model = mlp(engine=engine, schedule=schedule, given={"lr": 0.01})
+        trainer(torch.device("cpu"), tmp_path, max_epochs=3).fit(model, digits(1198, 5, chunk=chunk))
+        found.append(state(model.network))
+    network = mlp().network.to_sequential()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    for k, (x, labels) in enumerate(epochs(digits(1198, 5), 3)):
+        epoch, mini_batch = divmod(k, 240)
+        optimizer.param_groups[0]["lr"] = 0.01 * falls((epoch + mini_batch // 100 * 100 / 240) / 3)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), labels).backward()
+        optimizer.step()
+    assert_same(found[0], found[1])
+    for ours, one_by_one, theirs in zip(found[0].values(), found[2].values(), network.parameters(), strict=True):
+        assert_close(ours, theirs.detach(), TRAJECTORY[torch.float32])
+        assert_close(one_by_one, theirs.detach(), TRAJECTORY[torch.float32])
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [({"scheduler": falling}, {}), ({}, {"max_epochs": -1, "max_steps": 5})],
+    ids=["twice", "no end"],
+)
+def test_a_falling_rate_needs_an_end_and_no_scheduler(tmp_path, options, limits):
+    with pytest.raises(ArgumentError, match="schedule"):
+        fit(tmp_path, mlp(schedule="cosine", **options), **limits)
 
 
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")

@@ -279,6 +279,7 @@ def test_without_a_trainer_a_step_gives_the_plain_loss(device):
         ({"loss": "hinge"}, "loss"),
         ({"reduction": "none"}, "reduction"),
         ({"l2": -0.1}, "l2"),
+        ({"schedule": "step"}, "schedule"),
         ({"init_std": 0.0}, "init_std"),
     ],
 )

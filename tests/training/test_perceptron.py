@@ -73,7 +73,7 @@ def test_the_batch_size_changes_nothing(device, tmp_path):
         other, fitted, other_counts = run(device, tmp_path, batch_size)
         assert_same(state(other), state(model))
         assert other_counts == counts
-        assert fitted.global_step == 2 * -(-N // (128 * batch_size))
+        assert fitted.global_step == 2 * -(-N // (1000 * batch_size))
 
 
 @pytest.mark.parametrize("average", [False, True], ids=["last", "averaged"])

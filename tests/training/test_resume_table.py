@@ -94,11 +94,13 @@ TABLE: dict[str, Row] = {
     "the perceptron in float32": (lambda: perceptron(bipolar=True), {}, {}),
     "H3a: the perceptron, a limit": (perceptron, {"limit_train_batches": 3, "precision": "64-true"}, RAW),
     "EMA": (mlp, {"callbacks": EMAWeightAveraging}, {}),
+    "a falling rate": (lambda: mlp(schedule="cosine"), {}, {}),
+    "a falling rate, one by one": (lambda: mlp(schedule="linear", engine="off"), {}, {}),
     "one mini-batch an epoch": (mlp, {"max_epochs": 5}, {"batch_size": 64}),
     "H3f: dropout": (lambda: mlp(dropout=0.3), {}, {}),
     "H3f: dropout, one by one": (lambda: mlp(dropout=0.3, engine="off"), {}, {}),
 }  # fmt: skip
-DEFAULT = [row for row in TABLE if row.startswith("H3") or row in ("AdamW", "OneCycleLR by step")]
+DEFAULT = [row for row in TABLE if row.startswith("H3") or row in ("AdamW", "OneCycleLR by step", "a falling rate")]
 
 
 class Ends(L.Callback):
