@@ -16,7 +16,7 @@ from nnlab.data import Chunk, ResidentLoader
 from nnlab.engine import NotFiniteError
 from nnlab.training.checkpoints import check_content, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
-from nnlab.training.resume import Continuity, has_ended, position_of_done
+from nnlab.training.resume import Continuity, has_ended, of_all_ranks, own_of, position_of_done
 from nnlab.validation import ArgumentError, check_choice
 
 Engine = Literal["auto", "on", "off"]
@@ -377,11 +377,10 @@ class Classifier(L.LightningModule, ABC):
         checkpoint["learner"] = type(self).__name__
         trainer = self.attached()
         if trainer is not None and "loops" in checkpoint:
-            known: dict[str, float] = {}
-            if trainer.world_size == 1:  # another process's figures are not known here
-                checkpoint["figures"] = {name: self.metric(name).metric_state for name in self.training_figures}
-                updated = [name for name in self.training_figures if self.metric(name).update_called]
-                known = {name: float(self.metric(name).compute()) for name in updated}
+            figures = {name: self.metric(name).metric_state for name in self.training_figures}
+            checkpoint["figures"] = of_all_ranks(trainer, figures)
+            updated = [name for name in self.training_figures if self.metric(name).update_called]
+            known = {name: float(self.metric(name).compute()) for name in updated}
             self._continuity.save(checkpoint, trainer, known)
             loop = checkpoint["loops"]["fit_loop"]
             for state in loop["state_dict"].get("combined_loader", []):
@@ -414,8 +413,7 @@ class Classifier(L.LightningModule, ABC):
         self._continuity.load(checkpoint, trainer)
         if trainer.max_steps == -1:  # else Lightning ends the epoch again; batches have one size then
             _whole_epoch(checkpoint)
-        if trainer.world_size == 1:
-            self._load_figures(checkpoint.get("figures"))
+        self._load_figures(own_of(trainer, checkpoint.get("figures")))
 
     def _load_figures(self, figures: Any) -> None:
         if not isinstance(figures, Mapping) or figures.keys() != set(self.training_figures):

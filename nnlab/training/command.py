@@ -7,8 +7,9 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from nnlab.config_files import UserError
+from nnlab.config_files import CONFIG, UserError
 from nnlab.data import SPECS, DataError
 from nnlab.files import write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
@@ -32,7 +33,7 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
-from nnlab.training.settings import check_settings
+from nnlab.training.settings import SETTINGS, check_settings, settings_of, split
 from nnlab.validation import ArgumentError, resolve_device
 
 FAILED, USER_ERROR = 1, 2  # exit statuses; after a signal 128 and its number: 130 after Ctrl-C, 143 after SIGTERM
@@ -40,18 +41,27 @@ USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, O
 
 
 class ConfigFile(SaveConfigCallback):
-    """Writes the settings of a run to ``config.yaml`` in its folder, whole."""
+    """Writes the settings of a run to ``config.yaml`` in its folder, whole, and keeps them in its checkpoints."""
 
     def __init__(self, parser: Any, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
 
+        text = parser.dump(config, skip_unset=False)
+        self._settings = yaml.safe_load(text)
+        if not NNLabCLI.early_stopping:
+            self._settings["early_stopping"] = None
+            text = yaml.safe_dump(self._settings, sort_keys=False)
+        self._text = text
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file."""
         if NNLabCLI.folder:
-            text = self.parser.dump(self.config, skip_unset=False)
-            if not NNLabCLI.early_stopping:
-                text = yaml.safe_dump(yaml.safe_load(text) | {"early_stopping": None}, sort_keys=False)
-            write_whole(NNLabCLI.folder / "config.yaml", text)
+            write_whole(NNLabCLI.folder / "config.yaml", self._text)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the settings that need not be given again."""
+        kept, asked = split(self._settings)
+        checkpoint[SETTINGS] = {"kept": kept, "asked": asked}
 
 
 class Figures(CSVLogger):
@@ -148,30 +158,21 @@ class NNLabCLI(LightningCLI):
         spec = SPECS[config.data.name]
         of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
         wanted = {**config.model.init_args.as_dict(), **of_data}
+        if config.ckpt_path in NEWEST or (config.ckpt_path is None and command != "fit"):
+            root = Path(config.trainer.default_root_dir or ".")
+            fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
+            path = newest_checkpoint(root, config.ckpt_path or "best", fits)
+            if path is None:
+                raise UserError(
+                    f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or "
+                    "name one with --ckpt_path"
+                )
+            _say(f"checkpoint: {path}")
+            config.ckpt_path = str(path)
         if config.ckpt_path is not None:
             checkpoint = check_fits(config.ckpt_path, self.learner, wanted)
             if command == "fit":
                 _check_beginning(checkpoint, config)
-        elif command != "fit":
-            root = Path(config.trainer.default_root_dir or ".")
-            config.ckpt_path = self._newest_checkpoint(root, wanted | {"name": config.data.name})
-
-    def _newest_checkpoint(self, root: Path, wanted: dict[str, Any]) -> str:
-        """The best checkpoint of the newest run that fits; where none does, what is wrong with the newest."""
-        problem, folders = None, {path.parent for path in root.rglob("*.ckpt")}
-        for folder in sorted(folders, key=_newest_time, reverse=True):
-            try:
-                path = _best_in(folder)
-                check_fits(path, self.learner, wanted)
-            except ArgumentError as error:
-                problem = problem or error
-            else:
-                _say(f"checkpoint: {path}")
-                return str(path)
-        raise problem or UserError(
-            f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or name "
-            "one with --ckpt_path"
-        )
 
     def before_instantiate_classes(self) -> None:
         """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
@@ -306,21 +307,75 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else [*value] if isinstance(value, list) else [value]
 
 
-def _newest_time(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
+NEWEST = ("best", "last")  # what --ckpt_path may say in place of a file
+
+
+def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path | None:
+    """The best or the last checkpoint of the newest run that fits; None where there is none at all.
+
+    Args:
+        root: the folder of all runs.
+        which: "best" is the one that the run's last one recorded as such, by its digest, else its newest; "last" is the
+            newest from which training can go on.
+        fits: reads a checkpoint, and raises an ArgumentError where it is not what is wanted.
+
+    Raises:
+        ArgumentError: none fits; what is wrong with the newest.
+    """
+    files = sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if which == "last":
+        files = [path for path in files if path.name in ("last.ckpt", "interrupted.ckpt")]
+    else:
+        files = [path for path in files if path.name != "interrupted.ckpt"] or files
+        files = [_best_in(folder) for folder in dict.fromkeys(path.parent for path in files)]
+    problem = None
+    for path in files:
+        try:
+            fits(path)
+        except ArgumentError as error:
+            problem = problem or error
+        else:
+            return path
+    if problem:
+        raise problem
+    return None
 
 
 def _best_in(folder: Path) -> Path:
-    """The checkpoint that a run's last one recorded as the best, by its digest; else the newest."""
     newest = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    last = folder / "last.ckpt"
-    if last.is_file():
-        states = read_checkpoint(last).get("callbacks", {}).values()
+    try:
+        states = read_checkpoint(folder / "last.ckpt").get("callbacks", {}).values()
         digests = {state["best_digest"] for state in states if isinstance(state, dict) and state.get("best_digest")}
-        for path in newest:
-            if path != last and digests and read_checkpoint(path)[DIGEST]["sha256"] in digests:
-                return path
-    return newest[0]
+        return next(p for p in newest if p.name != "last.ckpt" and read_checkpoint(p)[DIGEST]["sha256"] in digests)
+    except (ArgumentError, StopIteration):
+        return newest[0]
+
+
+def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]:
+    """The settings of --ckpt_path where there is no --config; none without it.
+
+    Raises:
+        ArgumentError: the checkpoint cannot be used.
+        UserError: a setting is not in the checkpoint, and must be given again.
+    """
+    given = {}
+    for flag, after in zip(flags, [*flags[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        given[name] = value if equals else after
+    path = given.get("--ckpt_path", "null")
+    if path == "null" or not given.keys().isdisjoint(CONFIG):
+        return {}
+    if path in NEWEST:
+        root = given.get("--trainer.default_root_dir", "runs")
+        found = newest_checkpoint(Path(root).expanduser(), path, read_checkpoint)
+        if found is None:
+            raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one (--ckpt_path)")
+        path = str(found)
+    settings, asked = settings_of(read_checkpoint(path), command)
+    for flag in asked:
+        if not any(name == flag or name.startswith((f"{flag}.", f"{flag}+")) for name in given):
+            raise UserError(f"{flag} was set in the run of {path}, which does not keep it: give it again, or null")
+    return settings
 
 
 @rank_zero_only
@@ -342,6 +397,10 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
     quiet()
     learner, NNLabCLI.folder, NNLabCLI.early_stopping = None, None, early_stopping
     try:
+        if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
+            NNLabCLI.early_stopping = early_stopping and settings.get("early_stopping", {}) is not None
+            settings = {name: value for name, value in settings.items() if (name, value) != ("early_stopping", None)}
+            arguments = [arguments[0], "--config", yaml.safe_dump(settings), *arguments[1:]]
         learner = Parser.learner = chosen_learner(arguments)
         if arguments[1:] and arguments[-1] in ("-h", "--help"):
             print(short_help(arguments[0], learner))

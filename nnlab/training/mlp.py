@@ -1,7 +1,7 @@
 """The multi-layer perceptron under Lightning, by the engine or by Lightning's optimization through the bridge."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -26,7 +26,7 @@ else:  # the command lists the names of the tables
     ActivationName, LossName = Literal[tuple(ACTIVATIONS)], Literal[tuple(LOSSES)]
 
 Schedule = Literal["constant", "linear", "cosine"]
-FALLS = {
+FALLS: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,

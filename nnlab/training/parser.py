@@ -201,7 +201,8 @@ OTHERS = {
     "--lr_scheduler": "a class of torch.optim.lr_scheduler, with --optimizer",
     "--early_stopping.patience": "epochs without a better val_loss that end the run; 5, and null for --early_stopping "
     "switches it off",
-    "--ckpt_path": "a checkpoint to go on from, or to measure",
+    "--ckpt_path": "a checkpoint to go on from, or to measure: a file, or last or best, of the newest run; without "
+    "--config it brings its settings along",
     "--config": "a YAML file or a recipe; later ones and flags win",
     "--print_config": "print all settings, as a --config file",
     "--seed_everything": "of the initial weights and the order of the samples; 1",

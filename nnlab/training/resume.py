@@ -100,7 +100,7 @@ class Continuity:
         if self._old is None:
             return
         old, self._old = self._old, None
-        set_random_state(old.get(RANDOM))
+        set_random_state(own_of(trainer, old.get(RANDOM)))
         loader, states = trainer.train_dataloader, old["loops"]["fit_loop"]["state_dict"].get("combined_loader")
         if isinstance(loader, ResidentLoader) and states:  # Lightning leaves it out where an epoch had ended
             loader.load_state_dict(states[0])
@@ -163,9 +163,22 @@ class Continuity:
 
     def save(self, checkpoint: dict[str, Any], trainer: L.Trainer, figures: Mapping[str, float]) -> None:
         """Put into a checkpoint what ``start`` needs."""
-        checkpoint[RANDOM] = random_state()
+        checkpoint[RANDOM] = of_all_ranks(trainer, random_state())
         known = {name: float(value) for name, value in trainer.callback_metrics.items()} | dict(figures)
         checkpoint[FIELD] = {**self._fresh, "figures": self._figures or known}
+
+
+def of_all_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
+    """A value of each process, in the order of their ranks; all of them call this."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def own_of(trainer: L.Trainer, values: Any) -> Any:
+    """This process's among the values of all; None where there are not as many."""
+    return values[trainer.global_rank] if isinstance(values, list) and len(values) == trainer.world_size else None
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

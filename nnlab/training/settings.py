@@ -1,9 +1,13 @@
-"""Checks of the settings before anything is built or written."""
+"""Checks of the settings before anything is built or written, and those that a checkpoint keeps."""
 
+import re
 import tempfile
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nnlab.config_files import UserError
 from nnlab.data import SPECS
@@ -85,3 +89,96 @@ def _check_writable(root: Path) -> None:
     except OSError as error:
         reason = f"{root} ({error.strerror})"
         raise ArgumentError("default_root_dir", f"must be a folder that can be written to, got {reason}") from error
+
+
+# ---- settings in a checkpoint ----------------------------------------------------------------------------------------
+
+SETTINGS = "settings"  # the field
+PATHS = {"trainer.default_root_dir": "runs", "data.root": None, "checkpoint.dirpath": None}  # and their defaults
+NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose"}  # of the command itself
+IMPORTS = {"trainer.logger", "trainer.plugins", "trainer.profiler", "trainer.callbacks", "optimizer", "lr_scheduler"}
+"""Settings in which a text would be the name of a class."""
+
+CALLBACKS = (
+    *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "GradientAccumulationScheduler"),
+    *("LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary", "RichProgressBar"),
+    *("TQDMProgressBar", "Timer", "WeightAveraging"),
+)
+PLACES = {  # of the classes that a checkpoint may name
+    "nnlab.training.": ("LitMLP", "LitPerceptron"),
+    "torch.optim.": tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)),
+    "torch.optim.lr_scheduler.": tuple(name for name in dir(torch.optim.lr_scheduler) if name.endswith("LR")),
+    "lightning.pytorch.cli.": ("ReduceLROnPlateau",),
+    "lightning.pytorch.callbacks.": CALLBACKS,
+}
+
+
+def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Divide a command's settings into those that a checkpoint keeps, and the flags of the others.
+
+    Kept are plain values, and classes of nnlab's, torch's and Lightning's that are on a list. Paths are not.
+    """
+    kept: dict[str, Any] = {}
+    asked = []
+    for group, values in settings.items():
+        named = isinstance(values, Mapping) and "class_path" not in values
+        for name, value in values.items() if named else [("", values)]:
+            flag = f"{group}.{name}".rstrip(".")
+            if flag in NOT_KEPT:
+                continue
+            if flag in PATHS:
+                good = value == PATHS[flag]
+            elif flag in IMPORTS and isinstance(value, str):
+                good = False
+            else:
+                good = _is_kept(value)
+            if not good:
+                asked.append(f"--{flag}")
+            elif flag not in PATHS:
+                (kept.setdefault(group, {}) if named else kept)[name or group] = value
+    return kept, asked
+
+
+def _is_kept(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_kept, value))
+    if isinstance(value, Mapping):
+        path = value.get("class_path")
+        if path is not None and not any(path == place + kind for place, kinds in PLACES.items() for kind in kinds):
+            return False
+        return all(isinstance(key, str) and (key == "class_path" or _is_kept(v)) for key, v in value.items())
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w:{}=-]*", value) is not None  # no dot, so nothing that can be imported
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, Any], list[str]]:
+    """The settings that a checkpoint brings along, and the flags of those that the run had besides.
+
+    To go on with training they are all of them, else those of the model and the data.
+
+    Raises:
+        ArgumentError: there are none, or one is nothing that a checkpoint keeps.
+    """
+    record = checkpoint.get(SETTINGS, {"kept": {}, "asked": []})
+    kept, asked = (record.get(name) for name in ("kept", "asked")) if isinstance(record, Mapping) else (None, None)
+    if not isinstance(kept, Mapping) or not isinstance(asked, list) or split(kept) != (kept, []):
+        raise ArgumentError("ckpt_path", "has no usable settings")
+    if not all(isinstance(flag, str) and re.fullmatch(r"--[a-z_.]+", flag) for flag in asked):
+        raise ArgumentError("ckpt_path", "has no usable settings")
+    if command == "fit":
+        if not kept:
+            raise ArgumentError("ckpt_path", "is not of a run of the command: give its settings by --config")
+        return dict(kept), asked
+    of_model = {name: value for name, value in checkpoint["hyper_parameters"].items() if name not in FROM_DATA}
+    of_data = checkpoint.get("datamodule_hyper_parameters")
+    data = {name: of_data[name] for name in ("name", "scaling") if name in of_data} if of_data else {}
+    settings = {
+        "model": {"class_path": f"nnlab.training.{checkpoint['learner']}", "init_args": of_model},
+        "data": data | kept.get("data", {}),
+        "trainer": {name: value for name, value in kept.get("trainer", {}).items() if name == "precision"},
+    }
+    usable, wrong = split(settings)
+    if wrong:
+        raise ArgumentError("ckpt_path", f"does not say what model it is: give {wrong[0]}")
+    return usable, [flag for flag in asked if flag.startswith("--data.")]

@@ -205,8 +205,8 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
     "other parameters": (put(*GROUP, "params", value=[0, 1, 2]), "has no usable state of the optimizer"),
     "infinite momentum": (put(*BUFFER, value=torch.full((5, 64), torch.inf)), "momentum_buffer.* with NaN or infinity"),
     "momentum of another shape": (put(*BUFFER, value=torch.zeros(3)), r"momentum_buffer.* of shape \(3,\)"),
-    "no random state": (put("random", value={}), "has no usable random state"),
-    "figures of another name": (put("figures", value={"__class__": {}}), "has no usable figures"),
+    "no random state": (put("random", value=[{}]), "has no usable random state"),
+    "figures of another name": (put("figures", value=[{"__class__": {}}]), "has no usable figures"),
     "a record that is none": (put("training", value=3), "has no usable record of its training"),
     "a position beyond": (
         put("loops", "fit_loop", "state_dict", "combined_loader", 0, "position", value=1000),
