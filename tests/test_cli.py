@@ -1,6 +1,7 @@
 """The command: fit, validate, test and predict from end to end, its help, and what it writes where."""
 
 import contextlib
+import copy
 import csv
 import re
 import runpy
@@ -22,6 +23,8 @@ from nnlab.data import load
 from nnlab.networks import MLP
 from nnlab.recipes import recipes
 from nnlab.training import AtomicCheckpointIO, LitMLP, command, read_checkpoint
+from nnlab.training.checkpoints import sign
+from tests.tolerances import assert_same
 from tests.training.runs import CONFIGS, REPOSITORY, SMOKE, Ended, figures, files_in, fit, nnlab
 
 RUN = Path("runs/LitMLP/version_0")
@@ -393,6 +396,78 @@ def test_the_newest_checkpoint_that_fits_is_tested():
     ended = nnlab("test", "--config", SMOKE, "--model.hidden=[3]")
     assert (ended.status, ended.err) == (0, "")
     assert ended.lines[0] == "checkpoint: runs/LitMLP/version_0/checkpoints/best.ckpt"
+
+
+def test_a_checkpoint_alone_is_enough(smoked):
+    """Without --config, model, data and settings are those of its run; flags win."""
+    with_config = fit("--config", SMOKE, f"--ckpt_path={LAST}", "--trainer.max_epochs=4", "--early_stopping.patience=3")
+    alone = fit(f"--ckpt_path={LAST}", "--trainer.max_epochs=4", "--early_stopping.patience=3")
+    assert with_config.lines[-1].replace("version_1", "version_2") == alone.lines[-1]
+    runs = [yaml.safe_load((RUN.with_name(f"version_{k}") / "config.yaml").read_text()) for k in (1, 2)]
+    assert runs[0] == runs[1]
+    states = [read_checkpoint(RUN.with_name(f"version_{k}") / "checkpoints/last.ckpt")["state_dict"] for k in (1, 2)]
+    assert_same(*states)
+    expected = accuracy_of(nnlab("test", "--config", SMOKE, f"--ckpt_path={BEST}"))
+    assert accuracy_of(nnlab("test", f"--ckpt_path={BEST}")) == expected
+    for command_, words in (("validate", "val_acc"), ("predict", "predictions: runs/LitMLP/version_3/predictions.csv")):
+        ended = nnlab(command_, "--ckpt_path=best")
+        assert (ended.status, ended.err) == (0, "")
+        assert ended.lines[0] == "checkpoint: runs/LitMLP/version_2/checkpoints/best.ckpt"
+        assert words in ended.out
+
+
+def test_last_and_best_are_of_the_newest_run(smoked):
+    smoke("--model.hidden=[5]", "--trainer.max_epochs=1")
+    newest = RUN.with_name("version_1") / "checkpoints"
+    assert nnlab("test", "--ckpt_path=last").lines[0] == f"checkpoint: {newest}/last.ckpt"
+    of_config = nnlab("test", "--config", SMOKE, "--ckpt_path=last")  # the newest with 32 hidden units
+    assert of_config.lines[0] == f"checkpoint: {LAST}"
+    on = fit("--ckpt_path=last", "--trainer.max_epochs=2")
+    assert on.lines[0] == f"checkpoint: {newest}/last.ckpt"
+    assert read_checkpoint(RUN.with_name("version_2") / "checkpoints/last.ckpt")["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "asked"),
+    [
+        ("--trainer.default_root_dir=runs/mine", "--trainer.default_root_dir"),
+        ("--data.root=elsewhere", "--data.root"),
+        ("--trainer.callbacks=tests.training.ddp.KeepEachRank", "--trainer.callbacks"),
+        ("--trainer.profiler=simple", "--trainer.profiler"),
+    ],
+)
+def test_a_setting_that_a_checkpoint_does_not_keep_is_asked_for(setting, asked):
+    run = smoke(setting, "--early_stopping=null").lines[-1].split()[-1]
+    ended = nnlab("fit", f"--ckpt_path={run}")
+    assert (ended.status, ended.out) == (2, "")
+    assert (
+        ended.err
+        == f"nnlab fit: error: {asked} was set in the run of {run}, which does not keep it: give it again, or null\n"
+    )
+    again = fit(f"--ckpt_path={run}", setting, "--trainer.max_epochs=3")
+    config = yaml.safe_load((Path(again.lines[-1].split()[3])).read_text())
+    assert (config["early_stopping"], config["trainer"]["max_epochs"]) == (None, 3)
+
+
+def test_a_checkpoint_names_no_class_but_those_on_a_list(smoked):
+    checkpoint = read_checkpoint(LAST)
+    for group, value in (
+        ("optimizer", {"class_path": "os.system", "init_args": {}}),
+        ("optimizer", "os.system"),
+        ("lr_scheduler", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.system"}}),
+        ("model", {"class_path": "nnlab.training.LitMLP", "init_args": {"loss": "os.system"}}),
+        ("trainer", {"default_root_dir": "/tmp"}),
+        ("trainer", {"logger": "antigravity"}),
+        ("data", {"root": "/etc"}),
+    ):
+        changed = copy.deepcopy(checkpoint)
+        changed["settings"]["kept"][group] = value
+        sign(changed)
+        torch.save(changed, "made.ckpt")
+        for command_ in ("fit", "test"):
+            ended = nnlab(command_, "--ckpt_path=made.ckpt")
+            assert (ended.status, ended.out) == (2, "")
+            assert ended.err.endswith("ckpt_path has no usable settings (--ckpt_path)\n"), ended.err
 
 
 def test_a_folder_with_a_space_is_quoted():

@@ -32,6 +32,7 @@ from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, r
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
+from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
 from nnlab.training.settings import SETTINGS, check_settings, settings_of, split
 from nnlab.validation import ArgumentError, resolve_device
@@ -395,7 +396,8 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
-    learner, NNLabCLI.folder, NNLabCLI.early_stopping = None, None, early_stopping
+    learner: type[Classifier] = LitMLP
+    NNLabCLI.folder, NNLabCLI.early_stopping = None, early_stopping
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
             NNLabCLI.early_stopping = early_stopping and settings.get("early_stopping", {}) is not None
@@ -410,15 +412,14 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
         if debug:
             raise
         if getattr(rank_zero_only, "rank", 0) == 0:
-            change = f" ({flag_of('lr', learner)})" if learner else ""
-            print(f"nnlab {arguments[0]}: error: {error}{change}", file=sys.stderr)
+            print(f"nnlab {arguments[0]}: error: {error} ({flag_of('lr', learner)})", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         mistake = _users_mistake(error)
         if debug or mistake is None:
             raise
         _remove(NNLabCLI.folder)
-        change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) and learner else ""
+        change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) else ""
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
         sys.exit(USER_ERROR)

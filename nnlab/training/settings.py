@@ -107,7 +107,10 @@ CALLBACKS = (
 PLACES = {  # of the classes that a checkpoint may name
     "nnlab.training.": ("LitMLP", "LitPerceptron"),
     "torch.optim.": tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)),
-    "torch.optim.lr_scheduler.": tuple(name for name in dir(torch.optim.lr_scheduler) if name.endswith("LR")),
+    "torch.optim.lr_scheduler.": (
+        *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
+        *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
+    ),
     "lightning.pytorch.cli.": ("ReduceLROnPlateau",),
     "lightning.pytorch.callbacks.": CALLBACKS,
 }
