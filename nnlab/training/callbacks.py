@@ -146,9 +146,13 @@ class BestAndLast(ModelCheckpoint):
             self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the last state with ``max_steps``, where Lightning goes on from here, not from the end of an epoch."""
+        """Keep the last state where Lightning goes on from here, not from the end of an epoch.
+
+        That is with ``max_steps``, and where early stopping ends the run within an epoch.
+        """
         super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == "fit" and trainer.is_last_batch and trainer.max_steps != -1:
+        ends = trainer.max_steps != -1 if trainer.is_last_batch else trainer.should_stop
+        if trainer.state.fn == "fit" and ends:
             self._keep_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -204,9 +204,16 @@ class Classifier(L.LightningModule, ABC):
         else:
             loss = self.mini_batch(*self._pair(batch), batch_idx)
         trainer = self.attached()
-        if trainer is not None and (trainer.is_last_batch or trainer.max_steps != -1):  # once: a call takes 0.5 ms
-            self._log(self.training_figures)
+        if trainer is not None:
+            ends = trainer.is_last_batch or trainer.max_steps != -1 or trainer.val_check_interval != 1.0
+            if ends:  # or may end: not with every mini-batch, as a call takes 0.5 ms
+                self._log(self.training_figures)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the figures where a callback has ended the epoch."""
+        if self.trainer.should_stop and not self.trainer.is_last_batch:
+            self._log(self.training_figures)
 
     # ---- the engine --------------------------------------------------------------------------------------------------
 

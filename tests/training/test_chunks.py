@@ -252,6 +252,39 @@ def test_the_figures_of_an_epoch_are_there_when_callbacks_see_its_end(tmp_path, 
     assert seen == logged
 
 
+class EndsAfterFourSteps(Callback):
+    """Ends the second epoch early, as a timer or early stopping do."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = (trainer.current_epoch, batch_idx) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "ends"),
+    [
+        ("off", {"callbacks": EndsAfterFourSteps}, 16),
+        (
+            "auto",
+            {"callbacks": lambda: EarlyStopping("val_loss", divergence_threshold=0.0), "val_check_interval": 4},
+            4,
+        ),
+    ],
+    ids=["by a callback", "by early stopping"],
+)
+def test_an_epoch_that_ends_early_has_figures_of_its_own(tmp_path, engine, options, ends):
+    seen = []
+
+    class AtTheEnd(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append({name: float(trainer.callback_metrics[name]) for name in pl_module.training_figures})
+
+    callbacks = [options["callbacks"](), AtTheEnd()]
+    run = fit(tmp_path, mlp(engine=engine), **options | {"callbacks": callbacks})
+    assert run.global_step == ends
+    assert len(seen) == 1 + ends // 12
+    assert len({row["train_loss"] for row in seen}) == len(seen)
+
+
 # ---- checkpoints and interrupts --------------------------------------------------------------------------------------
 
 
