@@ -134,7 +134,7 @@ class Continuity:
                         scheduler.base_lrs = [lr * now / before for lr in scheduler.base_lrs]
         for k, scheduler in enumerate(schedulers):
             for name, before, now in _changed(old["schedulers"][k][1], self._fresh["schedulers"][k][1]):
-                if not name.startswith("_") and name not in ("base_lrs", "last_epoch"):
+                if not _is_derived(name):
                     rank_zero_info(f"going on with {name} {now} in place of {before}")
                     setattr(scheduler, name, now)
 
@@ -218,25 +218,20 @@ def _check_change(thing: Any, setting: str, before: Any, now: Any, schedulers: S
     Raises:
         ArgumentError: naming the optimizer or the scheduler.
     """
-    name = type(thing).__name__
+    words = f"must stay as it was where a run goes on: {setting} was {before}, got {now}"
     if isinstance(thing, torch.optim.Optimizer):
-        cycles = [type(s).__name__ for s in schedulers if type(s).__name__ in ("OneCycleLR", "CyclicLR")]
-        switch = isinstance(now, bool) and setting != "nesterov"
-        if setting in thing.defaults and not switch and not cycles:
-            return
-        if setting == "initial_lr":
-            return
-        if setting not in thing.defaults or cycles:
-            raise ArgumentError(
-                "lr_scheduler", f"must stay as it was where a run goes on: {setting} was {before}, got {now}"
-            )
-        raise ArgumentError("optimizer", f"must stay as it was where a run goes on: {setting} was {before}, got {now}")
-    if setting.startswith("_") or setting in ("base_lrs", "last_epoch"):
-        return
-    if name not in CHANGEABLE:
-        raise ArgumentError(
-            "lr_scheduler", f"{name} cannot change where a run goes on: {setting} was {before}, got {now}"
-        )
+        cycles = any(type(scheduler).__name__ in ("OneCycleLR", "CyclicLR") for scheduler in schedulers)
+        if setting != "initial_lr" and (cycles or setting not in thing.defaults):
+            raise ArgumentError("lr_scheduler", words)
+        if isinstance(now, bool) and setting != "nesterov":
+            raise ArgumentError("optimizer", words)
+    elif type(thing).__name__ not in CHANGEABLE and not _is_derived(setting):
+        raise ArgumentError("lr_scheduler", f"{type(thing).__name__} {words}")
+
+
+def _is_derived(setting: str) -> bool:
+    """Whether an entry of a scheduler's state is none of its settings."""
+    return setting.startswith("_") or setting in ("base_lrs", "last_epoch")
 
 
 def _check_loader(checkpoint: Mapping[str, Any], trainer: Any) -> None:
