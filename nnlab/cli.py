@@ -72,18 +72,18 @@ class _Output:
 def _train(command: str, arguments: Sequence[str]) -> None:
     """Run a command of training, after what needs neither torch nor Lightning has been looked at."""
     try:
-        arguments, without = read_arguments(arguments)
+        arguments, chosen = read_arguments(arguments)
         if problem := torchvision_problem():
             raise UserError(problem)
     except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"nnlab {command}: error: {error}", file=sys.stderr)
+        print(f"nnlab {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     try:
         from nnlab.training.command import run  # noqa: PLC0415 - Lightning and torch take seconds
 
-        run(arguments, early_stopping=not without)
+        run(arguments, chosen)
     except KeyboardInterrupt:  # before or after training, which keeps the model itself
         sys.exit(130)
 

@@ -21,7 +21,11 @@ EXPECTED = (
 """Warnings about what is as it should be: message and module, as regular expressions."""
 
 
-UNSAID = ("Tip:", "GPU available: False", "TPU available: False", "Seed set to")
+UNSAID = (
+    *("Tip:", "GPU available: False", "TPU available: False", "Seed set to"),
+    *("Detected KeyboardInterrupt", "Restoring states from the checkpoint", "Restored all states from the checkpoint"),
+    "Loaded model weights from the checkpoint",
+)
 """Lines that tell the user nothing."""
 
 
