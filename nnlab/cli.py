@@ -5,9 +5,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from nnlab.config_files import UserError, read_arguments
+from nnlab.config_files import LineParser, UserError, read_arguments
 from nnlab.recipes import recipes
 from nnlab.versions import __version__, torchvision_problem
 
@@ -37,11 +37,6 @@ A --config is a YAML file, or one of nnlab's own recipes: {recipes}.
 Settings of training come from its --config files and flags, the later of two winning.
 A wrong one is answered by a line that says what to change, and exit status 2; --debug shows the traceback.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what there is\n")
 
 
 class _Output:
@@ -122,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    parser = _Parser(
+    parser = LineParser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, tested gradients.",
         epilog=EPILOG.format(recipes=", ".join(recipes())),

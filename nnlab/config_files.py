@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -21,6 +22,14 @@ OFF = ("null", "false", "off")
 
 class UserError(Exception):
     """A mistake in a flag, a config file or a path; its message is one line that says what to change."""
+
+
+class LineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line, and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -115,10 +124,10 @@ def _settings(text: str, path: str) -> dict[str, Any]:
         came = "nothing" if settings is None else str(settings)[:60]
         raise UserError(f"--config must be a file with keys such as model:, got {came}")
     for group, value in settings.items():
-        may_be = {"model": (dict, str), "early_stopping": (dict, type(None))}.get(group, dict)
+        may_be: dict[str, tuple[type, ...]] = {"model": (dict, str), "early_stopping": (dict, type(None))}
         if not isinstance(group, str):
             raise UserError(f"--config: {path} must have words as keys, such as model:, got {group}")
-        if group in GROUPS and not isinstance(value, may_be):
+        if group in GROUPS and not isinstance(value, may_be.get(group, (dict,))):
             came = "null" if value is None else value
             raise UserError(f"--config: {path} has no settings of {group}, but {came}: leave it out")
     if settings.get("seed_everything", 0) is None:

@@ -153,7 +153,8 @@ def _reasons(errors: str) -> str:
     ):
         if of_class := [error for error in found if error.startswith(start)]:
             return of_class[0]
-    return "; ".join(found)
+    kinds = [re.sub(r"\. Got value: .*", "", error).removeprefix("Expected ") for error in found]
+    return f"Expected {' or '.join(dict.fromkeys(kinds))}"
 
 
 class Parser(LightningArgumentParser):

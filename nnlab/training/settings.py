@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import lightning as L
 import torch
@@ -80,12 +80,12 @@ def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> st
     classes: dict[str, str] = {}
     for flag in CHOSEN:
         value = config.get(flag)
-        for chosen in value if isinstance(value, list) else [value]:
-            if path := getattr(chosen, "class_path", None):
-                name, usual = path.rpartition(".")[2], signature(pydoc.locate(path)).parameters
+        for kind in value if isinstance(value, list) else [value]:
+            if path := getattr(kind, "class_path", None):
+                name, usual = path.rpartition(".")[2], signature(cast(type, pydoc.locate(path))).parameters
                 given = {
                     k: v
-                    for k, v in (chosen.get("init_args") or {}).items()
+                    for k, v in (kind.get("init_args") or {}).items()
                     if type(v) in (int, float, str, bool) and (k not in usual or v != usual[k].default)
                 }
                 named = {k: v for k, v in given.items() if re.search(rf"\b{k}\b", str(error))} or given
@@ -99,11 +99,11 @@ def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> st
     if not frames or not frames[0].f_globals.get("__name__", "").startswith("lightning."):
         return ""
     known = signature(L.Trainer).parameters
-    named = [name for name in re.findall(r"\w+", str(error)) if name in known]
-    given = [
+    names = [name for name in re.findall(r"\w+", str(error)) if name in known]
+    changed = [
         k for k, p in known.items() if k in config.trainer and config.trainer[k] not in (p.default, defaults.get(k))
     ]
-    return " ".join(f"--trainer.{name}" for name in dict.fromkeys(named or given))
+    return " ".join(f"--trainer.{name}" for name in dict.fromkeys(names or changed))
 
 
 def check_settings(command: str, config: Any, learner: type[Classifier]) -> None:

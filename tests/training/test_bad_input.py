@@ -194,7 +194,7 @@ SETTINGS = [
     (smoke("--epochs=1"), "did you mean --trainer.max_epochs"),
     (smoke("--model.droput=1"), "Option 'droput' is not accepted.*did you mean --model.dropout"),
     (smoke("--model.hidden=[0]"), r"hidden must be .* at least 1, got 0 \(--model.hidden\)"),
-    (smoke("--model.hidden=many"), "--model.hidden: Expected list; Expected int. Got value: many"),
+    (smoke("--model.hidden=many"), "--model.hidden: Expected list or int. Got value: many"),
     (smoke("--model.activation=step"), "--model.activation: Expected one of .*'relu', .* Got value: step"),
     (smoke("--model.l2=-1"), r"l2 must be a number of at least 0, got -1.0 \(--model.l2\)"),
     (smoke("--model.in_features=3"), "--model.in_features is 64 for --data.name=digits, got 3: leave it out"),
