@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> float:
     try:
         check_at_least("--epochs", options.epochs, 1)
         resolve_device(options.device)
-        options.out.mkdir(parents=True, exist_ok=True)
         ensure(options.data)
         splits, spec = load(options.data), SPECS[options.data]
+        options.out.mkdir(parents=True, exist_ok=True)
     except (ArgumentError, DataError, OSError) as error:
         parser.error(str(error))
     # pixels from −1 to 1, as the chapter has them, in double precision, as its NumPy code computes

@@ -129,7 +129,7 @@ def plain(message: str) -> str:
         text += "" if "(" in value or "Got value" in text or "Problem with" in errors else f". Got value: {value[:60]}"
     text = re.sub(r"(--[\w.]+): --", r"\1.", text)  # --model: --hidden: … is about --model.hidden
     text = re.sub(r"(--[\w.]+): the following arguments are required: (\w+)", r"\1 needs \1.\2", text)
-    text = re.sub(r" Subclass types expect one of: .*", "", text)
+    text = re.sub(r"( - Expected a <class 'NoneType'>)? (Given value type|Subclass types expect one of): .*", "", text)
     return re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
 
 
@@ -153,6 +153,8 @@ def _reasons(errors: str) -> str:
     ):
         if of_class := [error for error in found if error.startswith(start)]:
             return of_class[0]
+    if not all(error.startswith("Expected ") for error in found):
+        return "; ".join(found)
     kinds = [re.sub(r"\. Got value: .*", "", error).removeprefix("Expected ") for error in found]
     return f"Expected {' or '.join(dict.fromkeys(kinds))}"
 

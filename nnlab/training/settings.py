@@ -117,12 +117,15 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     Raises:
         UserError, ArgumentError: naming what to change.
     """
-    _check_given("model", learner, config.model.init_args)
-    _check_given("data", MNISTDataModule, config.data)
-    for name in sorted(FROM_DATA):
-        default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
-        if (given := config.model.init_args[name]) not in (default, right):
-            raise UserError(f"--model.{name} is {right} for --data.name={config.data.name}, got {given}: leave it out")
+    given: dict[str, tuple[Any, Any]] = {
+        "model": (learner, config.model.init_args),
+        "data": (MNISTDataModule, config.data),
+    }
+    chosen = {key: config[key] for key in ("optimizer", "lr_scheduler") if config[key]}
+    given |= {key: (pydoc.locate(kind.class_path), kind.get("init_args") or {}) for key, kind in chosen.items()}
+    for group, (owner, values) in given.items():
+        _check_given(group, owner, values)
+    _check_from_data(config, learner)
     if learner.__name__ == "LitPerceptron":
         for name in ("optimizer", "lr_scheduler"):
             if config[name]:
@@ -148,9 +151,21 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
 def _check_given(group: str, owner: type, given: Any) -> None:
     """Refuse null where a class has a default and takes no None: the parser lets it through for a union of types."""
     for name, parameter in signature(owner).parameters.items():
-        takes_none = parameter.default is None or type(None) in get_args(parameter.annotation)
+        takes_none = (
+            parameter.default is None
+            or isinstance(parameter.annotation, str)
+            or type(None) in get_args(parameter.annotation)
+        )
         if given.get(name, 0) is None and not takes_none:
             raise UserError(f"--{group}.{name} must have a value, got null: leave it out")
+
+
+def _check_from_data(config: Any, learner: type[Classifier]) -> None:
+    """Refuse sizes that are not the data's."""
+    for name in sorted(FROM_DATA):
+        default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
+        if (given := config.model.init_args[name]) not in (default, right):
+            raise UserError(f"--model.{name} is {right} for --data.name={config.data.name}, got {given}: leave it out")
 
 
 def _check_names(config: Any) -> None:

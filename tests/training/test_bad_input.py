@@ -160,7 +160,7 @@ SETTINGS = [
     (smoke("--optimizer=SparseAdam"), "SparseAdam does not support dense gradients.* .--optimizer=SparseAdam"),
     (smoke("--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"), "modulo by zero .* --lr_scheduler.step_size=0.$"),
     (
-        smoke("--lr_scheduler=LambdaLR", "--lr_scheduler.lr_lambda=os.getcwd"),
+        smoke("--lr_scheduler=LambdaLR", "--lr_scheduler.lr_lambda=time.perf_counter"),
         "takes no arg.* .--lr_scheduler=LambdaLR.$",
     ),
     (smoke("--optimizer.momentun=0"), "did you mean --optimizer.momentum"),
@@ -174,6 +174,8 @@ SETTINGS = [
     ),
     (smoke(f"--data.seed={10**30}"), "--data.seed must be below 2.63, got 1000"),
     (("--data.name=digits", "--model.lr=-1"), r"lr must be a number greater than 0, got -1.0 \(--model.lr\)"),
+    (smoke("--optimizer.momentum=null"), "--optimizer.momentum must have a value, got null"),
+    (smoke("--trainer.plugins=[[1]]"), "--trainer.plugins: Not a valid subclass of Precision. Got value: .1.$"),
     (smoke("--optimizer.momentum=.nan"), "--optimizer.momentum must be a finite number, got nan"),
     (smoke("--model.hidden=&a [*a]"), "--model.hidden must not contain itself"),
     (smoke("--weights_only=false"), "unrecognized arguments: --weights_only=false"),
