@@ -15,6 +15,8 @@ EXPECTED = (
     ("Total length of `list` across ranks is zero", ""),
     # --trainer.accelerator=cpu beside a CUDA device, or a device on which nnlab does not run, such as mps
     ("GPU available but not used", ""),
+    # another monitor where a run goes on, of which EpochLines speaks, or --early_stopping=null
+    (r"Be aware that when using `ckpt_path`.*: \[\"(EarlyStopping|BestAndLast)\{[^\]]*\]", ""),
     # Lightning's own use of torch.utils._pytree
     (r".*LeafSpec.*is deprecated", r"lightning\.pytorch\.utilities\._pytree"),
 )
