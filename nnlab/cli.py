@@ -5,9 +5,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from nnlab.config_files import UserError, read_arguments
+from nnlab.config_files import LineParser, UserError, read_arguments
 from nnlab.recipes import recipes
 from nnlab.versions import __version__, torchvision_problem
 
@@ -39,11 +39,6 @@ A wrong one is answered by a line that says what to change, and exit status 2; -
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what there is\n")
-
-
 class _Output:
     """A stream that goes on without a reader: ``nnlab fit | head`` trains to its end."""
 
@@ -72,18 +67,18 @@ class _Output:
 def _train(command: str, arguments: Sequence[str]) -> None:
     """Run a command of training, after what needs neither torch nor Lightning has been looked at."""
     try:
-        arguments, without = read_arguments(arguments)
+        arguments, chosen = read_arguments(arguments)
         if problem := torchvision_problem():
             raise UserError(problem)
     except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"nnlab {command}: error: {error}", file=sys.stderr)
+        print(f"nnlab {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     try:
         from nnlab.training.command import run  # noqa: PLC0415 - Lightning and torch take seconds
 
-        run(arguments, early_stopping=not without)
+        run(arguments, chosen)
     except KeyboardInterrupt:  # before or after training, which keeps the model itself
         sys.exit(130)
 
@@ -122,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nnlab.verify.command import main as check  # noqa: PLC0415
 
         sys.exit(check(arguments[1:]))
-    parser = _Parser(
+    parser = LineParser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, tested gradients.",
         epilog=EPILOG.format(recipes=", ".join(recipes())),

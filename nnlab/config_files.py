@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from nnlab.recipes import recipes
 
 CONFIG = ("-c", "--config")
-MOST_NODES, DEEPEST = 10_000, 30  # of a file: aliases can make a small one endless
-GROUPS = ("model", "data", "trainer", "checkpoint")  # that must be mappings, where a file has them
+CHOICES = ("model", "optimizer", "lr_scheduler")  # of which a class is chosen
+TAKE_VALUES = (*CONFIG, "--ckpt_path", "--early_stopping", "--model.class_path", *(f"--{key}" for key in CHOICES))
+LARGEST, MOST_NODES, DEEPEST = 100_000, 10_000, 30  # bytes of a file; aliases can make a small one endless
+GROUPS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # that must be mappings, where a file has them
 OFF = ("null", "false", "off")
 
 
@@ -20,66 +24,104 @@ class UserError(Exception):
     """A mistake in a flag, a config file or a path; its message is one line that says what to change."""
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments, with the file of the recipe wherever --config names one and no file has that name.
+class LineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line, and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments, with the settings of each --config as YAML in place of its name.
 
     Returns:
-        them, and whether early stopping is switched off, by a flag or in a file.
+        them, and what they choose, the last one winning: the names of the classes in ``CHOICES``, and
+        ``early_stopping``, which is None where it is switched off; its settings are left out then.
 
     Raises:
-        UserError: --config names neither, a file is no YAML of settings, or --ckpt_path names no file.
+        UserError: a --config names no file and no recipe, or is no YAML of settings, or --ckpt_path names no file.
     """
-    found: list[str] = []
-    off, value_of = False, ""
-    for argument in arguments:
+    found: list[str | dict[str, Any]] = []
+    chosen: dict[str, Any] = {}
+    rest = iter(arguments)
+    for argument in rest:
         flag, equals, value = argument.partition("=")
-        if value_of:
-            flag, value, value_of = value_of, argument, ""
-        elif not equals and argument in (*CONFIG, "--ckpt_path", "--early_stopping"):
-            value_of = argument
+        whole = argument
+        if not equals and (flag in TAKE_VALUES or flag.startswith("--early_stopping.")):
+            given = next(rest, None)
+            if given is None:
+                found.append(argument)
+                break
+            whole, value = f"{flag}={given}", given
+        if flag in CONFIG and not value.startswith("-"):
+            found.append(settings := _config(value))
+            chosen |= choices(settings)
             continue
-        else:
-            value = value if equals else argument
-        if flag in CONFIG:
-            text, without = _config(value)
-            found += ["--config", text]
-            off = off or without
-        elif flag == "--early_stopping" and value in OFF:
-            off = True
-        elif flag == "--ckpt_path":
-            if value not in ("last", "best", "null") and not Path(value).is_file():
-                raise UserError(f"ckpt_path names no file: {value} (--ckpt_path)")
-            found.append(f"--ckpt_path={value}")
-        else:
-            found.append(argument if value == argument or equals else f"{flag}={value}")
-    return [*found, *([value_of] if value_of else [])], off
+        with suppress(yaml.YAMLError):  # it need not be YAML
+            read_yaml(value or argument, flag if value else "an argument")
+        if flag == "--ckpt_path" and value not in ("last", "best", "null") and not Path(value).is_file():
+            raise UserError(f"ckpt_path names no file: {value} (--ckpt_path)")
+        if (key := flag.removesuffix(".class_path").strip("-")) in CHOICES:
+            chosen[key] = None if value in OFF else value
+        elif flag.startswith("--early_stopping"):
+            chosen["early_stopping"] = None if flag == "--early_stopping" and value in OFF else flag
+            if chosen["early_stopping"] is None:
+                continue
+        found.append(whole)
+    return list(_without_early_stopping(found, chosen.get("early_stopping", 0) is None)), chosen
 
 
-def _config(value: str) -> tuple[str, bool]:
-    """What the parser takes of a --config, and whether it switches early stopping off."""
-    if value.startswith("-"):
-        return value, False  # a flag where a name should be
-    if value.startswith("{") or "\n" in value or ": " in value:  # YAML itself
+def _without_early_stopping(found: list[str | dict[str, Any]], off: bool) -> Iterator[str]:
+    """The arguments as text, without early stopping's settings where it is off, and never with its null."""
+    for item in found:
+        if isinstance(item, dict):  # as text: the parser would read a file in the locale's encoding
+            left = {k: v for k, v in item.items() if k != "early_stopping" or not (off or v is None)}
+            yield f"--config={yaml.safe_dump(left, sort_keys=False)}"
+        elif not (off and item.startswith("--early_stopping")):
+            yield item
+
+
+def choices(settings: dict[str, Any]) -> dict[str, Any]:
+    """The classes that settings choose, by name, and early stopping where they have or switch it off."""
+    chosen = {key: _name(settings.get(key)) for key in CHOICES}
+    off = {"early_stopping": settings["early_stopping"]} if "early_stopping" in settings else {}
+    return {key: name for key, name in chosen.items() if name} | off
+
+
+def _name(setting: Any) -> str | None:
+    name = setting.get("class_path") if isinstance(setting, dict) else setting
+    return name if isinstance(name, str) else None
+
+
+def _config(value: str) -> dict[str, Any]:
+    """The settings of a --config: a file, a recipe, or YAML itself."""
+    if value.startswith("{") or "\n" in value or ": " in value:
         return _settings(value, "the text")
-    path, known = Path(value).expanduser(), recipes()
-    if not path.exists() or path.is_dir():
-        if value not in known:
-            raise UserError(
-                f"--config: there is no file {value}, and no such recipe: the recipes are {', '.join(known)}"
-            )
-        path = known[value]
     try:
-        return _settings(path.read_text(encoding="utf-8"), str(path))
+        path, known = Path(value).expanduser(), recipes()
+        if not path.exists() or path.is_dir():
+            if value not in known:
+                raise UserError(
+                    f"--config: there is no file {value}, and no such recipe: the recipes are {', '.join(known)}"
+                )
+            path = known[value]
+        with path.open("rb") as file:
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise UserError(f"--config: {path} must have at most {LARGEST} bytes")
+        return _settings(raw.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         raise UserError(f"--config: {path} is no text file") from error
-    except OSError as error:
-        raise UserError(f"--config: {path} cannot be read ({error.strerror})") from error
+    except (OSError, RuntimeError, ValueError) as error:  # the last two: no such user for ~, a NUL in a name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--config: {value[:80]} cannot be read ({reason})") from error
 
 
-def _settings(text: str, path: str) -> tuple[str, bool]:
-    """The settings of a YAML text, as text, and whether it switches early stopping off."""
+def _settings(text: str, path: str) -> dict[str, Any]:
+    """The settings of a YAML text."""
     try:
-        settings = read_yaml(text)
+        settings = read_yaml(text, "--config")
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f"line {where.line + 1}: " if where else ""
@@ -87,20 +129,19 @@ def _settings(text: str, path: str) -> tuple[str, bool]:
     if not isinstance(settings, dict):
         came = "nothing" if settings is None else str(settings)[:60]
         raise UserError(f"--config must be a file with keys such as model:, got {came}")
-    for group in GROUPS:
-        if group in settings and not isinstance(settings[group], (dict, str) if group == "model" else dict):
-            raise UserError(f"--config: {path} has no settings of {group}, but {settings[group]!r}: leave it out")
+    for group, value in settings.items():
+        may_be: dict[str, tuple[type, ...]] = {"model": (dict, str), "early_stopping": (dict, type(None))}
+        if not isinstance(group, str):
+            raise UserError(f"--config: {path} must have words as keys, such as model:, got {group}")
+        if group in GROUPS and not isinstance(value, may_be.get(group, (dict,))):
+            came = "null" if value is None else value
+            raise UserError(f"--config: {path} has no settings of {group}, but {came}: leave it out")
     if settings.get("seed_everything", 0) is None:
         raise UserError(f"--config: {path} must have a whole number as seed_everything, got null")
-    off = settings.get("early_stopping", 0) is None
-    if off:
-        del settings["early_stopping"]
-    return yaml.safe_dump(
-        settings, sort_keys=False
-    ), off  # as text: the parser would read a file in the locale's encoding
+    return settings
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str, flag: str) -> Any:
     """A YAML document that stays small when its aliases are followed.
 
     Raises:
@@ -113,18 +154,18 @@ def read_yaml(text: str) -> Any:
             _size(root, {}, 0)
         return yaml.safe_load(text)
     except RecursionError as error:
-        raise UserError(f"--config: the file must be at most {DEEPEST} levels deep") from error
-    except ValueError as error:  # a number of too many digits
-        raise UserError(f"--config: {error}") from error
+        raise UserError(f"{flag} must be at most {DEEPEST} levels deep") from error
+    except ValueError as error:  # of _size, or a date or a number that cannot be
+        raise UserError(f"{flag} {error}") from error
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """How many nodes a node has, each alias counted as what it stands for; in ``known`` 0 is not counted yet."""
     if depth > DEEPEST:
-        raise UserError(f"--config: the file must be at most {DEEPEST} levels deep")
+        raise ValueError(f"must be at most {DEEPEST} levels deep")
     if id(node) in known:
         if known[id(node)] == 0:
-            raise UserError("--config: the file must not contain itself, by an alias within its own anchor")
+            raise ValueError("must not contain itself, by an alias within its own anchor")
         return known[id(node)]
     known[id(node)] = 0
     parts = (
@@ -134,6 +175,6 @@ def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     )
     size = 1 + sum(_size(part, known, depth + 1) for part in parts)
     if size > MOST_NODES:
-        raise UserError(f"--config: the file must have at most {MOST_NODES} values, aliases followed")
+        raise ValueError(f"must have at most {MOST_NODES} values, aliases followed")
     known[id(node)] = size
     return size

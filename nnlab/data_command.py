@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from nnlab.config_files import LineParser
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 
@@ -31,15 +32,6 @@ cannot be downloaded
 """
 
 
-class _UserError(Exception):
-    """One line that says what to change."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _UserError(message)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run ``nnlab data``; return the exit status.
 
@@ -57,15 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit would fail
         return OK
-    except (_UserError, ValueError) as error:
+    except ValueError as error:
         if "--debug" in arguments:
             raise
         _complain(error)
         return USER_ERROR
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> LineParser:
+    parser = LineParser(
         prog="nnlab data",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -12,14 +12,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nnlab import Adaline, Perceptron
+from nnlab.config_files import LineParser
 from nnlab.displays import DecisionRegionsDisplay, Display, ErrorsPerEpochDisplay, save_picture
+from nnlab.validation import ArgumentError, check_at_least
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="folder for the figures")
     parser.add_argument("--epochs", type=int, default=10, help="passes of the perceptron over the samples")
     options = parser.parse_args(argv)
+    try:
+        check_at_least("--epochs", options.epochs, 1)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ArgumentError, OSError) as error:
+        parser.error(str(error))
     matplotlib.use("Agg")  # the figures go to files; no window is needed
 
     iris = load_iris()

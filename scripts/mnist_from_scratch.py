@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 
 from nnlab import NeuralNetMLP
+from nnlab.config_files import LineParser
 from nnlab.data import SPECS, DataError, ensure, load
 from nnlab.displays import (
     ActivationDisplay,
@@ -16,10 +17,11 @@ from nnlab.displays import (
     WrongDigitsDisplay,
     save_picture,
 )
+from nnlab.validation import ArgumentError, check_at_least, resolve_device
 
 
 def main(argv: list[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="folder for the figures")
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
     parser.add_argument("--data", choices=list(SPECS), default="mnist", help="data set; digits is small and built in")
@@ -28,9 +30,12 @@ def main(argv: list[str] | None = None) -> float:
     matplotlib.use("Agg")  # the figures go to files; no window is needed
 
     try:
+        check_at_least("--epochs", options.epochs, 1)
+        resolve_device(options.device)
         ensure(options.data)
         splits, spec = load(options.data), SPECS[options.data]
-    except DataError as error:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ArgumentError, DataError, OSError) as error:
         parser.error(str(error))
     # pixels from −1 to 1, as the chapter has them, in double precision, as its NumPy code computes
     X, X_test = (splits[s].images.flatten(1).double().numpy() / spec.max_pixel * 2 - 1 for s in ("train", "test"))

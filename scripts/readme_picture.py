@@ -12,8 +12,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from nnlab import NeuralNetMLP
+from nnlab.config_files import LineParser
 from nnlab.displays import TrainingCurvesDisplay, WeightTilesDisplay, WrongDigitsDisplay
 from nnlab.ops import linear_backward, sigmoid_backward
+from nnlab.validation import ArgumentError, check_at_least
 
 EQUATIONS: dict[Callable[..., Any], str] = {
     linear_backward: (
@@ -25,10 +27,15 @@ EQUATIONS: dict[Callable[..., Any], str] = {
 
 
 def main(argv: list[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/nnlab.png"), help="the picture")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
     options = parser.parse_args(argv)
+    try:
+        check_at_least("--epochs", options.epochs, 1)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except (ArgumentError, OSError) as error:
+        parser.error(str(error))
 
     X, y = load_digits(return_X_y=True)
     X_train, X_valid, y_train, y_valid = train_test_split(X / 8 - 1, y, test_size=0.25, random_state=1, stratify=y)
@@ -47,7 +54,6 @@ def main(argv: list[str] | None = None) -> float:
     tiles.set_title("What each hidden unit has learnt", fontsize=11)
     display = WrongDigitsDisplay.from_estimator(network, X_valid, y_valid, n_images=12, ax=wrong)
     wrong.set_title(f"{display.n_wrong} of {display.n_samples} misread: target → prediction", fontsize=11)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=110)
     print(f"validation accuracy: {accuracy:.2%}")
     print(options.out)

@@ -5,23 +5,25 @@ import argparse
 import torch
 from rich.progress import track
 
-from nnlab.data import SPECS, ensure, load
+from nnlab.config_files import LineParser
+from nnlab.data import SPECS, DataError, ensure, load
 from nnlab.engine import Descent, MLPEngine
 from nnlab.networks import MLP
-from nnlab.validation import resolve_device
+from nnlab.validation import ArgumentError, check_at_least, resolve_device
 
 
 def main(argv: list[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train")
     parser.add_argument("--data", choices=list(SPECS), default="mnist", help="data set")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
     options = parser.parse_args(argv)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1, got {options.epochs}")
-    device = resolve_device(options.device)
-
-    ensure(options.data)
+    try:
+        check_at_least("--epochs", options.epochs, 1)
+        device = resolve_device(options.device)
+        ensure(options.data)
+    except (ArgumentError, DataError) as error:
+        parser.error(str(error))
     splits, spec = load(options.data), SPECS[options.data]
     x, x_test = (splits[s].images.to(device).flatten(1) / spec.max_pixel for s in ("train", "test"))
     labels, labels_test = (splits[s].labels.to(device) for s in ("train", "test"))

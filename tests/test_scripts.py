@@ -10,7 +10,6 @@ import torch
 
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.training import read_checkpoint
-from nnlab.validation import ArgumentError
 from tests.tolerances import TRAJECTORY, assert_close, assert_same
 from tests.training.runs import CONFIGS, REPOSITORY, fit
 
@@ -65,10 +64,12 @@ def test_the_perceptrons_loop_is_the_command_without_lightning(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cuda_where_there_is_none_is_a_clear_error(name, monkeypatch):
+def test_cuda_where_there_is_none_is_a_clear_error(name, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ArgumentError, match="device must be 'cpu' or 'auto' where torch finds no CUDA device"):
+    with pytest.raises(SystemExit, match="2"):
         script(name).main(["--data=digits", "--device=cuda"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: device must be 'cpu' or 'auto' where torch finds no CUDA device" in line
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
-from typing import NoReturn
 
+from nnlab.config_files import LineParser
 from nnlab.trace.description import EXAMPLES, Network, Perceptron
 
 OK, USER_ERROR = 0, 2  # exit statuses
@@ -30,11 +30,6 @@ examples:
 
 {cleandoc(Perceptron.__doc__ or "")}
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,8 +77,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f"\nwritten: {options.json}")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> LineParser:
+    parser = LineParser(
         prog="nnlab trace",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -1,6 +1,5 @@
 """Callbacks: signals that keep the model, the best and the last checkpoint, a line for each epoch, the picture."""
 
-import math
 import shutil
 import signal
 import threading
@@ -23,6 +22,7 @@ from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.validation import ArgumentError
 
 ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
+TWICE = 1.0  # seconds within which a signal that comes again is the same: schedulers send it to the group, too
 
 
 class KeepOnInterrupt(L.Callback):
@@ -42,12 +42,15 @@ class KeepOnInterrupt(L.Callback):
         self.dirpath = dirpath
         self.ckpt_path: Path | None = None
         self.signal: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signum, now
+        elif signum != self.signal or now - self._since > TWICE:
             raise KeyboardInterrupt
-        self.signal = signum
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over, now that Lightning has noted whose they were."""
@@ -231,6 +234,7 @@ class EpochLines(L.Callback):
 
     def __init__(self) -> None:
         self._began, self._told = 0.0, False
+        self._best_before: Tensor | None = None
 
     def _tell(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._told = True
@@ -243,11 +247,24 @@ class EpochLines(L.Callback):
         if words := getattr(trainer.datamodule, "words", None):  # type: ignore[attr-defined]
             trainer.print(words)
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say where a new monitor or mode leaves the record of the old one behind."""
+        states = {key.partition("{")[0]: key for key in checkpoint["callbacks"]}
+        for callback in (_kept(trainer), *trainer.early_stopping_callbacks):
+            old = states.get(callback.state_key.partition("{")[0]) if callback else None
+            if callback is not None and old is not None and callback.state_key not in checkpoint["callbacks"]:
+                group = "checkpoint" if isinstance(callback, ModelCheckpoint) else "early_stopping"
+                trainer.print(
+                    f"{callback.monitor} has no record yet: the checkpoint had another --{group}.monitor or mode"
+                )
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; before the first epoch, say what is trained on what."""
         if not self._told:
             self._tell(trainer, pl_module)
         self._began = time.monotonic()
+        kept = _kept(trainer)
+        self._best_before = kept.best_model_score if kept else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
@@ -255,32 +272,44 @@ class EpochLines(L.Callback):
             return  # the run goes on from the end of this epoch
         found = trainer.callback_metrics
         figures = [
-            f"{words} {float(found[name]):,.0f}" if name == "train_errors" else f"{words} {float(found[name]):.4f}"
+            f"{words} {float(found[name]):,.0f}" if name == "train_errors" else f"{words} {_short(found[name])}"
             for name, words in WORDS.items()
             if name in found
         ]
         whole = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         seconds, self._began = time.monotonic() - self._began, 0.0
-        trainer.print(
-            f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(figures)}, {seconds:.1f} s{_best(trainer)}"
-        )
+        best = ", best" if self._is_best(trainer) else ""
+        trainer.print(f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(figures)}, {seconds:.1f} s{best}")
+
+    def _is_best(self, trainer: L.Trainer) -> bool:
+        """Whether this epoch has replaced the best checkpoint, or will by its figures of training."""
+        kept, before = _kept(trainer), self._best_before
+        if kept is None or kept.monitor is None:
+            return False
+        now = trainer.callback_metrics.get(kept.monitor)
+        if kept.best_model_score is not before or now is None or not kept._save_on_train_epoch_end:
+            return kept.best_model_score is not before
+        due = (trainer.current_epoch + 1) % kept._every_n_epochs == 0
+        return due and bool(before is None or (now < before if kept.mode == "min" else now > before))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that early stopping ended the run, and why."""
+        often = trainer.val_check_batch != trainer.num_training_batches or trainer.check_val_every_n_epoch != 1
         for stop in trainer.early_stopping_callbacks:
             if stop is not None and stop.stopped_epoch:
+                unit = "validations" if often and not stop._check_on_train_epoch_end else "epochs"
                 trainer.print(
-                    f"early stopping after epoch {stop.stopped_epoch + 1}: for {stop.wait_count} epochs, "
-                    f"{stop.monitor} was no better than {float(stop.best_score):.4f} (--early_stopping.patience)"
+                    f"early stopping after epoch {stop.stopped_epoch + 1}: for {stop.wait_count} {unit}, "
+                    f"{stop.monitor} was no better than {_short(stop.best_score)} (--early_stopping.patience)"
                 )
 
 
-def _best(trainer: L.Trainer) -> str:
-    kept = trainer.checkpoint_callback
-    if not isinstance(kept, ModelCheckpoint) or kept.best_model_score is None or kept.monitor is None:
-        return ""
-    now = trainer.callback_metrics.get(kept.monitor)
-    return ", best" if now is not None and math.isclose(float(now), float(kept.best_model_score), rel_tol=0) else ""
+def _short(figure: Any) -> str:
+    return f"{float(figure):,.0f}" if abs(float(figure)) >= 1000 else f"{float(figure):.4f}"
+
+
+def _kept(trainer: L.Trainer) -> BestAndLast | None:
+    return next((kept for kept in trainer.checkpoint_callbacks if isinstance(kept, BestAndLast)), None)
 
 
 class LearningCurve(L.Callback):

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from nnlab.config_files import CONFIG, UserError
+from nnlab.config_files import CONFIG, UserError, choices
 from nnlab.data import SPECS, DataError
 from nnlab.files import write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
@@ -33,12 +33,19 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
-from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
-from nnlab.training.settings import SETTINGS, check_settings, settings_of, split
+from nnlab.training.parser import FROM_DATA, Parser, flag_of, learner_named, short_help
+from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device
 
 FAILED, USER_ERROR = 1, 2  # exit statuses; after a signal 128 and its number: 130 after Ctrl-C, 143 after SIGTERM
-USER_ERRORS = (UserError, ArgumentError, DataError, MisconfigurationException, OSError)
+TRAINER = {
+    "default_root_dir": "runs",
+    "devices": 1,
+    "max_epochs": 10,
+    "num_sanity_val_steps": 0,  # the data has been checked
+    "enable_model_summary": False,  # EpochLines says what there is
+    "log_every_n_steps": 1,  # only epochs are logged; the default warns about epochs under 50 steps
+}
 
 
 class ConfigFile(SaveConfigCallback):
@@ -46,13 +53,7 @@ class ConfigFile(SaveConfigCallback):
 
     def __init__(self, parser: Any, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-
-        text = parser.dump(config, skip_unset=False)
-        self._settings = yaml.safe_load(text)
-        if not NNLabCLI.early_stopping:
-            self._settings["early_stopping"] = None
-            text = yaml.safe_dump(self._settings, sort_keys=False)
-        self._text = text
+        self._text = parser.dump(config, skip_unset=False)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file."""
@@ -61,7 +62,7 @@ class ConfigFile(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that need not be given again."""
-        kept, asked = split(self._settings)
+        kept, asked = split(yaml.safe_load(self._text))
         checkpoint[SETTINGS] = {"kept": kept, "asked": asked}
 
 
@@ -95,26 +96,29 @@ class Figures(CSVLogger):
             write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
 
 
+class Board(TensorBoardLogger):
+    """A TensorBoardLogger without ``hparams.yaml``: ``config.yaml`` has the settings."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush the figures."""
+        self.experiment.flush()
+
+
 class NNLabCLI(LightningCLI):
     """LightningCLI for the learners of nnlab."""
 
     config: Any
     folder: Path | None = None  # of this run
     early_stopping = True
+    settings: Any = None  # of the command, once they are parsed
 
     def __init__(self, arguments: Sequence[str]) -> None:
         super().__init__(
             model_class=Classifier,
             subclass_mode_model=True,
             datamodule_class=MNISTDataModule,
-            trainer_defaults={
-                "default_root_dir": "runs",
-                "devices": 1,
-                "max_epochs": 10,
-                "num_sanity_val_steps": 0,  # the data has been checked
-                "enable_model_summary": False,  # EpochLines says what there is
-                "log_every_n_steps": 1,  # only epochs are logged; the default warns about epochs under 50 steps
-            },
+            trainer_defaults=TRAINER,
             seed_everything_default=1,
             parser_class=Parser,
             parser_kwargs={"prog": "nnlab"},  # also as python -m nnlab
@@ -131,25 +135,21 @@ class NNLabCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the checkpoint and early-stopping options, and let the data set the model's size."""
         parser.add_class_arguments(BestAndLast, "checkpoint", fail_untyped=False)
-        parser.add_class_arguments(EarlyStopping, "early_stopping", fail_untyped=False)
-        parser.set_defaults(
-            {
-                "model": {"class_path": "nnlab.training.LitMLP"},
-                "checkpoint.filename": "best",
-                "checkpoint.monitor": "val_loss",
-                "early_stopping.monitor": "val_loss",
-                "early_stopping.patience": 5,
-            }
-        )
+        defaults: dict[str, Any] = {"checkpoint.filename": "best", "checkpoint.monitor": "val_loss"}
+        if self.early_stopping:
+            parser.add_class_arguments(EarlyStopping, "early_stopping", fail_untyped=False)
+            defaults |= {"early_stopping.monitor": "val_loss", "early_stopping.patience": 5}
+        else:  # so that --print_config and config.yaml say so
+            parser.add_argument("--early_stopping", type=type(None), default=None)
+        parser.set_defaults({"model": {"class_path": "nnlab.training.LitMLP"}, **defaults})
         for name in sorted(FROM_DATA):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse the arguments given, not those of the process."""
         self.config = parser.parse_args(args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise ArgumentError("seed_everything", f"must be a whole number from 0 to {2**32 - 1}, got {seed}")
+        NNLabCLI.settings = self.config[self.config.subcommand]
+        check_numbers(self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """Check that the checkpoint fits the flags; Lightning would let its hyper-parameters silently win over them."""
@@ -180,6 +180,13 @@ class NNLabCLI(LightningCLI):
         command = self.config.subcommand
         check_settings(command, self.config[command], self.learner)
 
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Give the model its optimizer, after it has been tried."""
+        optimizer, lr_scheduler = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
+        if optimizer:
+            try_optimizer(list(self.model.parameters()), optimizer, lr_scheduler)
+        super()._add_configure_optimizers_method_to_model(subcommand)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
         config, every = self._get(self.config_init, "trainer"), self.config_init[self.config.subcommand]
@@ -193,7 +200,7 @@ class NNLabCLI(LightningCLI):
         bare, keeps = config["barebones"], config["enable_checkpointing"] is not False
         if not bare:
             callbacks += [self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
-            callbacks += [every["early_stopping"]] * self.early_stopping
+            callbacks += [every["early_stopping"]] if self.early_stopping else []
             shows = config["enable_progress_bar"] is not False and not any(
                 isinstance(c, ProgressBar) for c in callbacks
             )
@@ -218,7 +225,7 @@ class NNLabCLI(LightningCLI):
         name = self.learner.__name__
         version = self.folder.name if self.folder else "version_0"  # the other processes take the first one's
         log = Figures(root, name=name, version=version)
-        return [log, *([TensorBoardLogger(root, name=name, version=version)] if find_spec("tensorboard") else [])]
+        return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
     def fit(self, model: Classifier, **kwargs: Any) -> None:
         """Train, and say where the model is and how to test it, also after a signal."""
@@ -384,12 +391,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
+def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     """Run a command of LightningCLI.
 
     Args:
         arguments: the command's name and its flags; ``--debug`` among them turns one-line errors into tracebacks.
-        early_stopping: False leaves it out, whatever its settings are.
+        chosen: the classes that they choose, by name, and early stopping, None where it is off.
 
     Raises:
         SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM.
@@ -397,13 +404,15 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
     learner: type[Classifier] = LitMLP
-    NNLabCLI.folder, NNLabCLI.early_stopping = None, early_stopping
+    chosen, NNLabCLI.folder, NNLabCLI.settings = dict(chosen), None, None
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
-            NNLabCLI.early_stopping = early_stopping and settings.get("early_stopping", {}) is not None
+            chosen = choices(settings) | chosen
             settings = {name: value for name, value in settings.items() if (name, value) != ("early_stopping", None)}
-            arguments = [arguments[0], "--config", yaml.safe_dump(settings), *arguments[1:]]
-        learner = Parser.learner = chosen_learner(arguments)
+            arguments = [arguments[0], f"--config={yaml.safe_dump(settings)}", *arguments[1:]]
+        NNLabCLI.early_stopping = chosen.get("early_stopping", 0) is not None
+        Parser.chosen = chosen
+        learner = Parser.learner = learner_named(chosen.get("model") or "LitMLP")
         if arguments[1:] and arguments[-1] in ("-h", "--help"):
             print(short_help(arguments[0], learner))
             return
@@ -412,24 +421,32 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
         if debug:
             raise
         if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: error: {error} ({flag_of('lr', learner)})", file=sys.stderr)
+            flag = flag_of("lr", learner, optimizer=bool(chosen.get("optimizer")))
+            print(f"nnlab {arguments[0]}: error: {error} ({flag})", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
-        mistake = _users_mistake(error)
+        mistake = _users_mistake(error, learner, optimizer=bool(chosen.get("optimizer")))
         if debug or mistake is None:
             raise
         _remove(NNLabCLI.folder)
-        change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) else ""
         if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
+            print(f"nnlab {arguments[0]}: error: {' '.join(mistake.split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 
-def _users_mistake(error: BaseException | None) -> BaseException | None:
-    """The mistake behind an error: the parser wraps what a constructor raises in errors of its own."""
+def _users_mistake(error: BaseException | None, learner: type[Classifier] | None, *, optimizer: bool) -> str | None:
+    """The mistake behind an error, and the flag to change: the parser wraps what a constructor raises in errors."""
     chain = []
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    kinds: tuple[Any, ...] = USER_ERRORS, (ValueError, ZeroDivisionError)  # second: what torch or Lightning refused
-    return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)
+    for mistake in chain:
+        if isinstance(mistake, ArgumentError) and learner:
+            return f"{mistake} ({flag_of(mistake.argument, learner, optimizer=optimizer)})"
+        if isinstance(mistake, (UserError, DataError)):
+            return str(mistake)
+    for mistake in chain[::-1]:
+        if NNLabCLI.settings and (flags := blamed(mistake, NNLabCLI.settings, TRAINER)):
+            return f"{str(mistake) or type(mistake).__name__} ({flags})"
+    kinds = MisconfigurationException, OSError, ValueError, ZeroDivisionError  # what torch or Lightning refused
+    return next((str(e) for kind in kinds for e in chain if isinstance(e, kind)), None)

@@ -15,13 +15,19 @@ EXPECTED = (
     ("Total length of `list` across ranks is zero", ""),
     # --trainer.accelerator=cpu beside a CUDA device, or a device on which nnlab does not run, such as mps
     ("GPU available but not used", ""),
+    # another monitor where a run goes on, of which EpochLines speaks, or --early_stopping=null
+    (r"Be aware that when using `ckpt_path`.*: \[\"(EarlyStopping|BestAndLast)\{[^\]]*\]", ""),
     # Lightning's own use of torch.utils._pytree
     (r".*LeafSpec.*is deprecated", r"lightning\.pytorch\.utilities\._pytree"),
 )
 """Warnings about what is as it should be: message and module, as regular expressions."""
 
 
-UNSAID = ("Tip:", "GPU available: False", "TPU available: False", "Seed set to")
+UNSAID = (
+    *("Tip:", "GPU available: False", "TPU available: False", "Seed set to"),
+    *("Detected KeyboardInterrupt", "Restoring states from the checkpoint", "Restored all states from the checkpoint"),
+    "Loaded model weights from the checkpoint",
+)
 """Lines that tell the user nothing."""
 
 

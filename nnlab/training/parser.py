@@ -5,17 +5,17 @@ import inspect
 import pydoc
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import lightning as L
 import torch
-import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from nnlab.config_files import CONFIG, UserError
+from nnlab.config_files import UserError
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
@@ -39,28 +39,6 @@ def learner_named(name: str) -> type[Classifier]:
     return found
 
 
-def chosen_learner(arguments: Sequence[str]) -> type[Classifier]:
-    """The learner that the arguments choose, by --model or in a --config file, before they are parsed."""
-    name = "LitMLP"
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        value = value if equals else next(iter(arguments[i + 1 :]), "")
-        if flag in ("--model", "--model.class_path"):
-            name = value
-        elif flag in CONFIG:
-            name = _learner_in(value) or name
-    return learner_named(name)
-
-
-def _learner_in(config: str) -> str | None:
-    try:
-        model = yaml.safe_load(config)["model"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        return None  # the parser itself will say what is wrong with it
-    name = model.get("class_path") if isinstance(model, dict) else model
-    return name if isinstance(name, str) else None
-
-
 # ---- what was meant --------------------------------------------------------------------------------------------------
 
 ALIASES = {
@@ -71,33 +49,34 @@ ALIASES = {
 }
 
 
-def _options(learner: type[Classifier]) -> dict[str, list[str]]:
+def _options(learner: type[Classifier], chosen: Mapping[str, Any]) -> dict[str, list[str]]:
     """All flags by their last part: of the model, the data, the trainer and what goes with it."""
     owners: dict[str, Any] = {
         "model": learner,
         "data": MNISTDataModule,
         "trainer": L.Trainer,
-        "optimizer": torch.optim.SGD,
+        "optimizer": getattr(torch.optim, str(chosen.get("optimizer")), torch.optim.SGD),
+        "lr_scheduler": getattr(torch.optim.lr_scheduler, str(chosen.get("lr_scheduler")), torch.optim.SGD),
     }
     owners |= {"checkpoint": ModelCheckpoint, "early_stopping": EarlyStopping}
     found: dict[str, list[str]] = {}
     for group, owner in owners.items():
         for name in inspect.signature(owner).parameters:
-            if name not in FROM_DATA and name != "params":
+            if name not in FROM_DATA and name not in ("params", "optimizer"):
                 found.setdefault(name, []).append(f"--{group}.{name}")
     return found
 
 
-def meant(flag: str, learner: type[Classifier]) -> str:
+def meant(flag: str, learner: type[Classifier], chosen: Mapping[str, Any]) -> str:
     """The flag that an unknown one stands for, as the end of a message; nothing where none is near.
 
-    >>> meant("--epochs=3", LitMLP)
+    >>> meant("--epochs=3", LitMLP, {})
     '; did you mean --trainer.max_epochs?'
     """
     if flag.endswith((".yaml", ".yml")):
         return f"; did you mean --config {flag}?"
     name = flag.lstrip("-").partition("=")[0]
-    last, options = name.rpartition(".")[2], _options(learner)
+    last, options = name.rpartition(".")[2], _options(learner, chosen)
     if last in ALIASES:
         return f"; did you mean --{ALIASES[last]}?"
     near = difflib.get_close_matches(last, options, 1, 0.6)
@@ -111,19 +90,20 @@ def meant(flag: str, learner: type[Classifier]) -> str:
 
 
 def _class_meant(name: str) -> str:
-    known = {kind.lower(): kind for module in (torch.optim, torch.optim.lr_scheduler) for kind in dir(module)}
-    near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
+    kinds = (torch.optim, torch.optim.lr_scheduler, callbacks, loggers, plugins, profilers, strategies)
+    known = {kind.lower(): kind for module in kinds for kind in dir(module)}
+    near = difflib.get_close_matches(name.rpartition(".")[2].lower(), known, 1, 0.7)
     return f"; did you mean {known[near[0]]}?" if near else ""
 
 
-def flag_of(argument: str, learner: type[Classifier]) -> str:
-    """The flag that sets an argument of the model, the data module, the trainer or the optimizer."""
+def flag_of(argument: str, learner: type[Classifier], *, optimizer: bool) -> str:
+    """The flag that sets an argument of the model, the data module, the trainer or the optimizer, if one is chosen."""
     if argument in FROM_DATA:
         return "--data.name"
     if argument == "state_dict":  # of the loader, which goes on with the same batches only
         return "--ckpt_path"
     if argument == "lr":
-        return f"--{'model' if learner.__name__ == 'LitPerceptron' else 'optimizer'}.lr"
+        return f"--{'optimizer' if optimizer else 'model'}.lr"
     for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
         if argument in inspect.signature(owner.__init__).parameters:
             return f"--{group}.{argument}"
@@ -140,22 +120,50 @@ def plain(message: str) -> str:
     if text.startswith("Unexpected config:"):
         text = f"--config must be a file with keys such as model:, got {text.partition(': ')[2] or 'nothing'}"
     text = re.sub("^Problems parsing config: ", "--config: the file must be YAML: ", text)
-    union = re.fullmatch(
-        r"(.*?)(?:- Expected a path .*?- )?Does not validate .*? Errors: - (.*) Given value type: (.*)", text
-    )
-    if union:
-        flag, errors, given = union.groups()
-        reasons = [e for e in errors.split(" - ") if "NoneType" not in e and "does not correspond to" not in e]
+    text = re.sub(r"^(--[\w.]+): Unable to load config '(.*?)' - .*", r"\1 must be a mapping. Got value: \2", text)
+    if union := re.fullmatch(r"(.*?)(?:- Expected a path .*?- )?Does not validate .*? Errors: - (.*)", text):
+        flag, errors = union.groups()
+        errors, _, given = errors.partition(" Given value type: ")
+        text = flag + _reasons(errors)
         value = given.partition("Given value: ")[2]
-        text = flag + "; ".join(reasons) + ("" if "(" in value else f". Got value: {value}")
+        text += "" if "(" in value or "Got value" in text or "Problem with" in errors else f". Got value: {value[:60]}"
     text = re.sub(r"(--[\w.]+): --", r"\1.", text)  # --model: --hidden: … is about --model.hidden
-    return re.sub(r"a <class '(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
+    text = re.sub(r"(--[\w.]+): the following arguments are required: (\w+)", r"\1 needs \1.\2", text)
+    text = re.sub(r"( - Expected a <class 'NoneType'>)? (Given value type|Subclass types expect one of): .*", "", text)
+    return re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
+
+
+def _reasons(errors: str) -> str:
+    """Why none of a setting's types fits: what is said of a class alone, if anything is."""
+    if problem := re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)': (.*?)(?= - |$)", errors):
+        return f"{problem[1]}: {problem[2]}"
+    found = [re.sub(" Subclass types expect one of:.*", "", error) for error in errors.split(" - ")]
+    found = [
+        error
+        for error in dict.fromkeys(found)
+        if not re.match(r"Expected a <class 'NoneType'>|a (class path|dict) ", error)
+    ]
+    for start in (
+        "the following arguments",
+        "--",
+        "Importing ",
+        "Expected a dot import path",
+        "Import path",
+        "Not a valid subclass",
+    ):
+        if of_class := [error for error in found if error.startswith(start)]:
+            return of_class[0]
+    if not all(error.startswith("Expected ") for error in found):
+        return "; ".join(found)
+    kinds = [re.sub(r"\. Got value: .*", "", error).removeprefix("Expected ") for error in found]
+    return f"Expected {' or '.join(dict.fromkeys(kinds))}"
 
 
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line, and whose help explains the chosen learner's options as well."""
 
     learner: type[Classifier] = LitMLP
+    chosen: ClassVar[dict[str, Any]] = {}  # classes by name
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise the parser's message, in one line.
@@ -165,15 +173,15 @@ class Parser(LightningArgumentParser):
         """
         text = plain(message)
         if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
-            text += meant(unknown.group(1), self.learner)
+            text += meant(unknown.group(1), self.learner, self.chosen)
         elif unknown := re.search(r"ambiguous option: (\S+) could match.*", text):
             text = text.replace(unknown.group(0), f"unrecognized arguments: {unknown.group(1)}") + meant(
-                unknown.group(1), self.learner
+                unknown.group(1), self.learner, self.chosen
             )
         elif unknown := re.search(r"--(\w+): Option '(\w+)' is not accepted", text):
-            text += meant(f"--{unknown.group(1)}.{unknown.group(2)}", self.learner)
-        elif unknown := re.search(r"Expected a dot import path string: (\w+)", text):
-            text += _class_meant(unknown.group(1))
+            text += meant(f"--{unknown.group(1)}.{unknown.group(2)}", self.learner, self.chosen)
+        elif unknown := re.search(r"Expected a dot import path string: ([\w.]+?)(?=\.? |$)", text):
+            text = f"{text[: unknown.start()]}there is no class {unknown.group(1)}{_class_meant(unknown.group(1))}"
         raise UserError(text) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

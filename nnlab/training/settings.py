@@ -1,21 +1,109 @@
 """Checks of the settings before anything is built or written, and those that a checkpoint keeps."""
 
+import math
+import pydoc
 import re
 import tempfile
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+import lightning as L
 import torch
+from lightning.pytorch.cli import instantiate_class
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nnlab.config_files import UserError
 from nnlab.data import SPECS
 from nnlab.training.classifier import Classifier
+from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.parser import FROM_DATA
 from nnlab.validation import ArgumentError, check_at_least, check_not_negative, check_positive
 
 _WATCHES = {"checkpoint": "save_on_train_epoch_end", "early_stopping": "check_on_train_epoch_end"}
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse numbers with which nothing can be computed.
+
+    Raises:
+        UserError, ArgumentError: naming the flag.
+    """
+    for flag, value in _numbers("-", config):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63 and flag != "--seed_everything":
+            raise UserError(f"{flag} must be below 2^63, got {str(value)[:40]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{flag} must be a finite number, got {value}")
+    if not 0 <= config.seed_everything < 2**32:
+        problem = f"must be a whole number from 0 to {2**32 - 1}, got {config.seed_everything}"
+        raise ArgumentError("seed_everything", problem)
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """All numbers of the settings, each with its flag."""
+    if isinstance(value, (int, float)):
+        yield name.replace(".init_args.", "."), value
+    elif hasattr(value, "items"):
+        for key, part in value.items():
+            yield from _numbers(f"--{key}" if name == "-" else f"{name}.{key}", part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _numbers(name, part)
+
+
+def try_optimizer(parameters: list[torch.Tensor], optimizer: Any, lr_scheduler: Any) -> None:
+    """Let an optimizer and its scheduler take a step with copies of the parameters, and gradients of zero."""
+    copies = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+    for copy in copies:
+        copy.grad = torch.zeros_like(copy)
+    tried = instantiate_class((copies,), optimizer)
+    steered = instantiate_class(tried, lr_scheduler) if lr_scheduler else None
+    tried.step(lambda: torch.zeros(()))
+    tried.state_dict()
+    if steered is not None:
+        steered.step(*[0.0] * isinstance(steered, ReduceLROnPlateau))
+        steered.state_dict()
+
+
+CHOSEN = (
+    "optimizer",
+    "lr_scheduler",
+    *(f"trainer.{key}" for key in ("callbacks", "logger", "plugins", "strategy", "profiler")),
+)
+
+
+def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> str:
+    """The flags behind an error of a class that the user chose, or of Lightning's; "" for one of nnlab's own code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
+    classes: dict[str, str] = {}
+    for flag in CHOSEN:
+        value = config.get(flag)
+        for kind in value if isinstance(value, list) else [value]:
+            if path := getattr(kind, "class_path", None):
+                name, usual = path.rpartition(".")[2], signature(cast(type, pydoc.locate(path))).parameters
+                given = {
+                    k: v
+                    for k, v in (kind.get("init_args") or {}).items()
+                    if type(v) in (int, float, str, bool) and (k not in usual or v != usual[k].default)
+                }
+                named = {k: v for k, v in given.items() if re.search(rf"\b{k}\b", str(error))} or given
+                classes[name] = " ".join([f"--{flag}={name}", *(f"--{flag}.{k}={v}" for k, v in named.items())])
+    for frame in frames:
+        if frame.f_globals.get("__name__", "").startswith("nnlab."):
+            break
+        for value in frame.f_locals.values():
+            if flags := classes.get(type(value).__name__):
+                return flags
+    if not frames or not frames[0].f_globals.get("__name__", "").startswith("lightning."):
+        return ""
+    known = signature(L.Trainer).parameters
+    names = [name for name in re.findall(r"\w+", str(error)) if name in known]
+    changed = [
+        k for k, p in known.items() if k in config.trainer and config.trainer[k] not in (p.default, defaults.get(k))
+    ]
+    return " ".join(f"--trainer.{name}" for name in dict.fromkeys(names or changed))
 
 
 def check_settings(command: str, config: Any, learner: type[Classifier]) -> None:
@@ -29,10 +117,15 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     Raises:
         UserError, ArgumentError: naming what to change.
     """
-    for name in sorted(FROM_DATA):
-        default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
-        if (given := config.model.init_args[name]) not in (default, right):
-            raise UserError(f"--model.{name} is {right} for --data.name={config.data.name}, got {given}: leave it out")
+    given: dict[str, tuple[Any, Any]] = {
+        "model": (learner, config.model.init_args),
+        "data": (MNISTDataModule, config.data),
+    }
+    chosen = {key: config[key] for key in ("optimizer", "lr_scheduler") if config[key]}
+    given |= {key: (pydoc.locate(kind.class_path), kind.get("init_args") or {}) for key, kind in chosen.items()}
+    for group, (owner, values) in given.items():
+        _check_given(group, owner, values)
+    _check_from_data(config, learner)
     if learner.__name__ == "LitPerceptron":
         for name in ("optimizer", "lr_scheduler"):
             if config[name]:
@@ -55,6 +148,26 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     _check_writable(Path(config.trainer.default_root_dir))
 
 
+def _check_given(group: str, owner: type, given: Any) -> None:
+    """Refuse null where a class has a default and takes no None: the parser lets it through for a union of types."""
+    for name, parameter in signature(owner).parameters.items():
+        takes_none = (
+            parameter.default is None
+            or isinstance(parameter.annotation, str)
+            or type(None) in get_args(parameter.annotation)
+        )
+        if given.get(name, 0) is None and not takes_none:
+            raise UserError(f"--{group}.{name} must have a value, got null: leave it out")
+
+
+def _check_from_data(config: Any, learner: type[Classifier]) -> None:
+    """Refuse sizes that are not the data's."""
+    for name in sorted(FROM_DATA):
+        default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
+        if (given := config.model.init_args[name]) not in (default, right):
+            raise UserError(f"--model.{name} is {right} for --data.name={config.data.name}, got {given}: leave it out")
+
+
 def _check_names(config: Any) -> None:
     """Refuse a learning rate that is given twice, and checkpoints that would overwrite one another."""
     if config.optimizer and config.model.init_args.get("lr") is not None:
@@ -68,6 +181,8 @@ def _check_watches(config: Any, learner: type[Classifier]) -> None:
     """Let a figure of validation be looked at after validation: not where ``max_steps`` ends an epoch before it."""
     without_validation = []
     for key, when in _WATCHES.items():
+        if config[key] is None:
+            continue  # early stopping, switched off
         monitor = config[key].monitor
         if monitor is not None and monitor not in learner.figures:
             raise UserError(f"--{key}.monitor must be one of {', '.join(learner.figures)}, got {monitor}")

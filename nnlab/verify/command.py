@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from nnlab.config_files import LineParser
 from nnlab.validation import ArgumentError, resolve_device
 from nnlab.verify import suite
 from nnlab.verify.grader import grade_file
@@ -50,7 +51,7 @@ exit status: 0 all right, 1 something is wrong, 2 an argument cannot be used
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="nnlab check",
         description="Test every hand-written gradient, or grade a learner's file and say what is wrong with it.",
         epilog=EPILOG,

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 
 from nnlab.training import KeepOnInterrupt, LearningCurve, LitMLP, read_checkpoint
+from nnlab.training import callbacks as command_callbacks
 from nnlab.training.learning_curve import draw_learning_curve
 from tests.training.runs import REPOSITORY, SMOKE, digits, fit, trainer
 
@@ -81,7 +82,8 @@ def test_an_interrupt_waits_for_the_step_and_keeps_it(device, tmp_path):
     assert kept["optimizer_states"]  # the whole state, to go on from
 
 
-def test_a_second_interrupt_ends_the_step_at_once(device, tmp_path):
+def test_a_second_interrupt_ends_the_step_at_once(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(command_callbacks, "TWICE", 0.0)
     reached = []
 
     class Step(LitMLP):
@@ -94,6 +96,14 @@ def test_a_second_interrupt_ends_the_step_at_once(device, tmp_path):
         trainer(device, tmp_path, callbacks=[KeepOnInterrupt(tmp_path)]).fit(Step(in_features=64), digits(40, 20))
     assert reached == []
     assert read_checkpoint(tmp_path / "interrupted.ckpt")["global_step"] == 0
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(device, tmp_path):
+    keeper = KeepOnInterrupt(tmp_path)
+    run = trainer(device, tmp_path, callbacks=[At(3, interrupt), At(3, interrupt), keeper], max_epochs=9)
+    with pytest.raises(SystemExit):
+        run.fit(LitMLP(in_features=64), digits(40, 20))
+    assert read_checkpoint(tmp_path / "interrupted.ckpt")["global_step"] == 4
 
 
 def test_outside_the_main_thread_the_signal_is_left_alone(device, tmp_path):
