@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -23,12 +24,14 @@ from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.validation import ArgumentError
 
 ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
+SECONDS = 20  # that one of several processes has to end in after a signal, as another one may not answer
 
 
 class KeepOnInterrupt(L.Callback):
     """Ctrl-C or SIGTERM ends training after the step or chunk at hand, and saves the model; a second ends it at once.
 
-    Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch.
+    Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch. A
+    process that has not ended 20 seconds after its signal is ended by SIGALRM.
 
     Args:
         dirpath: the folder for ``interrupted.ckpt``; the run's folder when None.
@@ -42,15 +45,26 @@ class KeepOnInterrupt(L.Callback):
         self.dirpath = dirpath
         self.ckpt_path: Path | None = None
         self.signal: int | None = None
+        self._received: int | None = None  # by this process
+        self._several = False
         self._previous: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._received is not None:
             raise KeyboardInterrupt
-        self.signal = signum
+        self._received = signum
+        if self._several:
+            _alarm(SECONDS)
+
+    def _interrupted(self, trainer: L.Trainer) -> bool:
+        """Whether a process has received a signal; all of them are asked, and learn which."""
+        received = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
+        self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
+        return self.signal is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over, now that Lightning has noted whose they were."""
+        self._several = trainer.world_size > 1
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._on_signal)
@@ -62,24 +76,21 @@ class KeepOnInterrupt(L.Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if trainer.is_last_batch:
             return  # the epoch has its validation first: on_train_epoch_end
-        if trainer.world_size == 1:
-            asked = stepped and self.signal is not None
-        else:
-            due = stepped and trainer.global_step % ASK == 0
-            asked = due and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
-        if asked:
+        due = trainer.global_step % ASK == 0 if self._several else self._received is not None
+        if stepped and due and self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Act on a signal in the last step of an epoch, or in its validation."""
-        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+        if (self._several or self._received is not None) and self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the model, if it was an interrupt that ended training."""
-        if isinstance(exception, KeyboardInterrupt) and self._previous and trainer.log_dir:
-            self.signal = self.signal or signal.SIGINT
-            path = Path(self.dirpath or trainer.log_dir) / "interrupted.ckpt"
+        # log_dir sends the folder to all processes: each must ask for it equally often
+        if isinstance(exception, KeyboardInterrupt) and self._previous and (folder := trainer.log_dir):
+            self.signal = self.signal or self._received or signal.SIGINT
+            path = Path(self.dirpath or folder) / "interrupted.ckpt"
             trainer.save_checkpoint(path, False)  # the whole state, to go on from
             self.ckpt_path = path
         self._restore()
@@ -92,6 +103,14 @@ class KeepOnInterrupt(L.Callback):
         for signum, previous in self._previous.items():
             signal.signal(signum, previous)
         self._previous = {}
+        if self._several:
+            _alarm(0)
+
+
+def _alarm(seconds: int) -> None:
+    """Let SIGALRM end this process after some seconds, or, with 0, not at all."""
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.alarm(seconds)
 
 
 class BestAndLast(ModelCheckpoint):
