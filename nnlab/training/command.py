@@ -32,6 +32,7 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
+from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell_parent
 from nnlab.training.settings import check_settings
 from nnlab.validation import ArgumentError, resolve_device
 
@@ -181,6 +182,8 @@ class NNLabCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
         config, every = self._get(self.config_init, "trainer"), self.config_init[self.config.subcommand]
+        if str(config["strategy"]).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+            raise ArgumentError("strategy", f"must be 'ddp', whose ranks are watched, got {config['strategy']!r}")
         root, fits = Path(config["default_root_dir"]).expanduser(), self.config.subcommand == "fit"
         if fits and not config["barebones"] and not config["fast_dev_run"] and getattr(rank_zero_only, "rank", 0) == 0:
             NNLabCLI.folder = claim_folder(root / self.learner.__name__)
@@ -218,9 +221,21 @@ class NNLabCLI(LightningCLI):
         log = Figures(root, name=name, version=version)
         return [log, *([TensorBoardLogger(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
+    def before_fit(self) -> None:
+        """Refuse a trainer that the model cannot be trained with, before anything is written; start the ranks."""
+        self.model.check_trainer(self.trainer)
+        self.before_validate()
+
+    def before_validate(self) -> None:
+        """Start the ranks of a run on several devices, and end as they end."""
+        if needs_parent(self.trainer):
+            _remove(self.folder)  # rank 0 makes its own
+            sys.exit(run_ranks(self.trainer, self.config.subcommand))
+
+    before_test = before_validate
+
     def fit(self, model: Classifier, **kwargs: Any) -> None:
         """Train, and say where the model is and how to test it, also after a signal."""
-        model.check_trainer(self.trainer)  # before anything is written
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
         except SystemExit:  # also how Lightning ends after a signal
@@ -336,10 +351,12 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
         early_stopping: False leaves it out, whatever its settings are.
 
     Raises:
-        SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM.
+        SystemExit: 1 where training met NaN or infinity, or one of several processes failed, 2 for a user's error, 130
+            after Ctrl-C, 143 after SIGTERM.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
+    follow_parent(arguments[0])
     learner, NNLabCLI.folder, NNLabCLI.early_stopping = None, None, early_stopping
     try:
         learner = Parser.learner = chosen_learner(arguments)
@@ -347,22 +364,33 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
             print(short_help(arguments[0], learner))
             return
         NNLabCLI([a for a in arguments if a != "all" or arguments[-1] != "all"])
-    except FloatingPointError as error:  # training met NaN or infinity
-        if debug:
-            raise
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            change = f" ({flag_of('lr', learner)})" if learner else ""
-            print(f"nnlab {arguments[0]}: error: {error}{change}", file=sys.stderr)
-        sys.exit(FAILED)
     except Exception as error:
-        mistake = _users_mistake(error)
-        if debug or mistake is None:
+        status, line, argument = _explained(error)
+        line += f" ({flag_of(argument, learner)})" if argument and learner else ""
+        has_parent = tell_parent(status, line)
+        is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        unexpected = status == FAILED and not isinstance(error, FloatingPointError)
+        if debug or (unexpected and not has_parent and not is_one_of_several):
             raise
-        _remove(NNLabCLI.folder)
-        change = f" ({flag_of(mistake.argument, learner)})" if isinstance(mistake, ArgumentError) and learner else ""
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: error: {' '.join(str(mistake).split())}{change}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        if status == USER_ERROR:
+            _remove(NNLabCLI.folder)
+        rank = getattr(rank_zero_only, "rank", 0)
+        if not has_parent and (rank == 0 or is_one_of_several):
+            print(
+                f"nnlab {arguments[0]}: error: {f'rank {rank}: ' if is_one_of_several else ''}{line}", file=sys.stderr
+            )
+        sys.exit(status)
+
+
+def _explained(error: Exception) -> tuple[int, str, str | None]:
+    """The exit status for an error, what to say of it, and the argument to change."""
+    mistake = _users_mistake(error)
+    if isinstance(error, FloatingPointError):  # training met NaN or infinity
+        return FAILED, str(error), "lr"
+    if mistake is None:
+        return FAILED, " ".join(f"{type(error).__name__}: {error}".split()), None
+    argument = mistake.argument if isinstance(mistake, ArgumentError) else None
+    return USER_ERROR, " ".join(str(mistake).split()), argument
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

@@ -1,0 +1,132 @@
+"""The ranks of a run on several devices: a parent starts them, watches them, and says in one line why they ended.
+
+Lightning would start ranks 1, 2, … from rank 0, which cannot act while it waits in a collective. Ranks that something
+else has started, such as torchrun or SLURM, have no such parent: each says itself what happened to it.
+"""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import lightning as L
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that tells a rank the number of its socket to the parent
+AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in; together under 30
+Process = subprocess.Popen[bytes]
+Failures = dict[int, tuple[int, str]]  # rank: exit status, error
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a rank that has said so itself
+
+
+def follow_parent(command: str) -> None:
+    """Let a rank end at once when its parent is gone."""
+
+    def wait(parent: socket.socket) -> None:
+        parent.recv(1)  # the parent sends nothing: this returns when it is gone
+        if os.environ["LOCAL_RANK"] == "0":
+            print(f"nnlab {command}: error: the process that started the ranks is gone", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    if SOCKET in os.environ:
+        parent = socket.socket(fileno=int(os.environ[SOCKET]))
+        threading.Thread(target=wait, args=[parent], daemon=True).start()
+
+
+def tell_parent(status: int, error: str) -> bool:
+    """Tell the parent why this rank is about to end; False where it has none."""
+    if SOCKET in os.environ:
+        message = json.dumps([int(os.environ["LOCAL_RANK"]), status, error[:1000]])  # one write: lines stay whole
+        os.write(int(os.environ[SOCKET]), f"{message}\n".encode())
+    return SOCKET in os.environ
+
+
+def needs_parent(trainer: L.Trainer) -> bool:
+    """Whether Lightning would start other ranks from this process."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment) or environment.creates_processes_externally:
+        return False
+    return trainer.world_size > 1 and os.name == "posix"
+
+
+def run_ranks(trainer: L.Trainer, command: str) -> int:
+    """Start this machine's ranks, each with the command line of this process, and wait for all.
+
+    Returns:
+        the exit status, that of the rank that failed first; a line on standard error names it.
+    """
+    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    here, there = socket.socketpair()
+    shared = os.environ | {
+        "MASTER_ADDR": environment.main_address,
+        "MASTER_PORT": str(environment.main_port),
+        "NODE_RANK": str(environment.node_rank()),
+        "WORLD_SIZE": str(trainer.world_size),
+        SOCKET: str(there.fileno()),
+    }
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    ranks: list[Process] = []
+    try:
+        for rank in range(trainer.num_devices):
+            line, settings = [sys.executable, *sys.orig_argv[1:]], shared | {"LOCAL_RANK": str(rank)}
+            # in sessions of their own: Ctrl-C reaches the parent alone, which passes it on once
+            ranks.append(subprocess.Popen(line, env=settings, pass_fds=[there.fileno()], start_new_session=True))
+        failures = _watch(ranks, here, received)
+    finally:
+        _send(ranks, signal.SIGKILL)
+    if not failures:
+        return max(process.returncode for process in ranks)
+    rank, (status, error) = next(iter(failures.items()))
+    everywhere = len(failures) == len(ranks) and all(other == error for _, other in failures.values())
+    print(f"nnlab {command}: error: {'' if everywhere else f'rank {rank}: '}{error}", file=sys.stderr)
+    return status
+
+
+def _watch(ranks: list[Process], here: socket.socket, received: list[int]) -> Failures:
+    """Pass signals on until all ranks have ended, and kill those that take too long; say which failed, in order."""
+    failures: Failures = {}
+    deadline, lines, late = math.inf, b"", ""
+    while True:
+        codes = [process.poll() for process in ranks]
+        with suppress(BlockingIOError):  # after the poll, as a rank tells before it ends
+            lines += here.recv(1 << 16, socket.MSG_DONTWAIT)
+        *messages, lines = lines.split(b"\n")
+        told = {rank: (status, error) for rank, status, error in map(json.loads, messages)}
+        silent = {rank: _silent(code) for rank, code in enumerate(codes) if code and code not in INTERRUPTED}
+        for rank, why in {**silent, **told}.items():  # a rank that only misses a silent one comes after it
+            failures.setdefault(rank, why)
+        if None not in codes:
+            return failures
+        if deadline == math.inf and (received or failures or any(codes)):
+            cause = signal.Signals(received[0]).name if received else "another rank ended"
+            seconds = AFTER_SIGNAL if received else AFTER_FAILURE
+            deadline, late = time.monotonic() + seconds, f"still running {seconds} s after {cause}"
+        while received:
+            _send(ranks, received.pop(0))
+        if time.monotonic() > deadline:
+            for rank in (rank for rank, code in enumerate(codes) if code is None):
+                failures.setdefault(rank, (1, late))
+            _send(ranks, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _silent(code: int) -> tuple[int, str]:
+    """The exit status that stands for a rank that ended without a word, and what is known of its end."""
+    if code > 0:
+        return code, f"ended with exit status {code}"
+    if code == -signal.SIGALRM:
+        return 1, f"still running {AFTER_SIGNAL} s after a signal"
+    return 128 - code, f"ended by signal {-code}, {signal.strsignal(-code)}"
+
+
+def _send(ranks: list[Process], number: int) -> None:
+    for process in ranks:
+        process.send_signal(number)  # nothing where it has ended
