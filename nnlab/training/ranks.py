@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 
 import lightning as L
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that tells a rank the number of its socket to the parent
 AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in; together under 30
