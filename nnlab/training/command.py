@@ -32,7 +32,7 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.parser import FROM_DATA, Parser, chosen_learner, flag_of, learner_named, short_help
-from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell_parent
+from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import check_settings
 from nnlab.validation import ArgumentError, resolve_device
 
@@ -367,18 +367,16 @@ def run(arguments: Sequence[str], *, early_stopping: bool = True) -> None:
     except Exception as error:
         status, line, argument = _explained(error)
         line += f" ({flag_of(argument, learner)})" if argument and learner else ""
-        has_parent = tell_parent(status, line)
-        is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        told = tell(status, line)
+        is_rank = torch.distributed.is_available() and torch.distributed.is_initialized()
         unexpected = status == FAILED and not isinstance(error, FloatingPointError)
-        if debug or (unexpected and not has_parent and not is_one_of_several):
+        if debug or (unexpected and not told and not is_rank):
             raise
         if status == USER_ERROR:
             _remove(NNLabCLI.folder)
         rank = getattr(rank_zero_only, "rank", 0)
-        if not has_parent and (rank == 0 or is_one_of_several):
-            print(
-                f"nnlab {arguments[0]}: error: {f'rank {rank}: ' if is_one_of_several else ''}{line}", file=sys.stderr
-            )
+        if not told and (is_rank or rank == 0):
+            print(f"nnlab {arguments[0]}: error: {f'rank {rank}: ' if is_rank else ''}{line}", file=sys.stderr)
         sys.exit(status)
 
 

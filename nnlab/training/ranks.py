@@ -1,7 +1,7 @@
 """The ranks of a run on several devices: a parent starts them, watches them, and says in one line why they ended.
 
-Lightning would start ranks 1, 2, … from rank 0, which cannot act while it waits in a collective. Ranks that something
-else has started, such as torchrun or SLURM, have no such parent: each says itself what happened to it.
+Lightning would start ranks 1, 2, … from rank 0, which cannot act while it waits in a collective. Ranks that torchrun or
+SLURM has started have no parent of ours: they say themselves what happened, with torchrun only the first that fails.
 """
 
 import json
@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 
 import lightning as L
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not marked as exported
 
-SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that tells a rank the number of its socket to the parent
+SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that gives a rank the number of its socket to the parent
 AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in; together under 30
 Process = subprocess.Popen[bytes]
+_parent: list[socket.socket] = []  # of a rank, once it follows it
 Failures = dict[int, tuple[int, str]]  # rank: exit status, error
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a rank that has said so itself
 
@@ -35,16 +38,22 @@ def follow_parent(command: str) -> None:
         os._exit(1)
 
     if SOCKET in os.environ:
-        parent = socket.socket(fileno=int(os.environ[SOCKET]))
-        threading.Thread(target=wait, args=[parent], daemon=True).start()
+        _parent.append(socket.socket(fileno=int(os.environ.pop(SOCKET))))  # no process that a rank starts has it
+        threading.Thread(target=wait, args=_parent, daemon=True).start()
 
 
-def tell_parent(status: int, error: str) -> bool:
-    """Tell the parent why this rank is about to end; False where it has none."""
-    if SOCKET in os.environ:
-        message = json.dumps([int(os.environ["LOCAL_RANK"]), status, error[:1000]])  # one write: lines stay whole
-        os.write(int(os.environ[SOCKET]), f"{message}\n".encode())
-    return SOCKET in os.environ
+def tell(status: int, error: str) -> bool:
+    """Tell the parent why this rank is about to end; False where it has none, and is the first to fail."""
+    if _parent:
+        message = json.dumps([int(os.environ["LOCAL_RANK"]), status, error[:1000]])  # short: written whole
+        _parent[0].sendall(f"{message}\n".encode())
+        return True
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun's, which outlives its ranks
+        with suppress(RuntimeError):
+            address, attempt = os.environ["MASTER_ADDR"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = TCPStore(address, int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=5))
+            return int(store.add(f"nnlab failures {attempt}", 1)) > 1
+    return False
 
 
 def needs_parent(trainer: L.Trainer) -> bool:
@@ -86,6 +95,7 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
         return max(process.returncode for process in ranks)
     rank, (status, error) = next(iter(failures.items()))
     everywhere = len(failures) == len(ranks) and all(other == error for _, other in failures.values())
+    rank += environment.node_rank() * trainer.num_devices
     print(f"nnlab {command}: error: {'' if everywhere else f'rank {rank}: '}{error}", file=sys.stderr)
     return status
 
