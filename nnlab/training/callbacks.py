@@ -24,14 +24,12 @@ from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.validation import ArgumentError
 
 ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
-SECONDS = 20  # that one of several processes has to end in after a signal, as another one may not answer
 
 
 class KeepOnInterrupt(L.Callback):
     """Ctrl-C or SIGTERM ends training after the step or chunk at hand, and saves the model; a second ends it at once.
 
-    Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch. A
-    process that has not ended 20 seconds after its signal is ended by SIGALRM.
+    Of several processes, all end at their next step whose number is a multiple of 20, or at the end of the epoch.
 
     Args:
         dirpath: the folder for ``interrupted.ckpt``; the run's folder when None.
@@ -46,15 +44,12 @@ class KeepOnInterrupt(L.Callback):
         self.ckpt_path: Path | None = None
         self.signal: int | None = None
         self._received: int | None = None  # by this process
-        self._several = False
         self._previous: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._received is not None:
             raise KeyboardInterrupt
         self._received = signum
-        if self._several:
-            _alarm(SECONDS)
 
     def _interrupted(self, trainer: L.Trainer) -> bool:
         """Whether a process has received a signal; all of them are asked, and learn which."""
@@ -64,7 +59,6 @@ class KeepOnInterrupt(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over, now that Lightning has noted whose they were."""
-        self._several = trainer.world_size > 1
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._on_signal)
@@ -76,23 +70,25 @@ class KeepOnInterrupt(L.Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if trainer.is_last_batch:
             return  # the epoch has its validation first: on_train_epoch_end
-        due = trainer.global_step % ASK == 0 if self._several else self._received is not None
+        due = self._received is not None if trainer.world_size == 1 else trainer.global_step % ASK == 0
         if stepped and due and self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Act on a signal in the last step of an epoch, or in its validation."""
-        if (self._several or self._received is not None) and self._interrupted(trainer):
+        if self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the model, if it was an interrupt that ended training."""
-        # log_dir sends the folder to all processes: each must ask for it equally often
-        if isinstance(exception, KeyboardInterrupt) and self._previous and (folder := trainer.log_dir):
+        if isinstance(exception, KeyboardInterrupt) and self._previous:
+            all_save = trainer.world_size == 1 or self.signal is not None
             self.signal = self.signal or self._received or signal.SIGINT
-            path = Path(self.dirpath or folder) / "interrupted.ckpt"
-            trainer.save_checkpoint(path, False)  # the whole state, to go on from
-            self.ckpt_path = path
+            # log_dir sends the folder to all processes: each must ask for it, and once
+            if all_save and (folder := trainer.log_dir):
+                path = Path(self.dirpath or folder) / "interrupted.ckpt"
+                trainer.save_checkpoint(path, False)  # the whole state, to go on from
+                self.ckpt_path = path
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -103,14 +99,6 @@ class KeepOnInterrupt(L.Callback):
         for signum, previous in self._previous.items():
             signal.signal(signum, previous)
         self._previous = {}
-        if self._several:
-            _alarm(0)
-
-
-def _alarm(seconds: int) -> None:
-    """Let SIGALRM end this process after some seconds, or, with 0, not at all."""
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.alarm(seconds)
 
 
 class BestAndLast(ModelCheckpoint):

@@ -7,6 +7,8 @@ SLURM has started have no parent of ours: they say themselves what happened, wit
 import json
 import math
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -21,25 +23,31 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not marked as exported
 
 SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that gives a rank the number of its socket to the parent
-AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in; together under 30
+MESSAGE = rb"\[[^\n]+\]\n"  # of a rank, between the single bytes that stand for the signals it received
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = [128 + number for number in SIGNALS]  # exit statuses of a rank that has said so itself
+AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in
 Process = subprocess.Popen[bytes]
 _parent: list[socket.socket] = []  # of a rank, once it follows it
 Failures = dict[int, tuple[int, str]]  # rank: exit status, error
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a rank that has said so itself
 
 
 def follow_parent(command: str) -> None:
     """Let a rank end at once when its parent is gone."""
 
     def wait(parent: socket.socket) -> None:
-        parent.recv(1)  # the parent sends nothing: this returns when it is gone
+        select.select([parent], [], [])  # the parent sends nothing: this returns when it is gone
         if os.environ["LOCAL_RANK"] == "0":
             print(f"nnlab {command}: error: the process that started the ranks is gone", file=sys.stderr, flush=True)
         os._exit(1)
 
     if SOCKET in os.environ:
-        _parent.append(socket.socket(fileno=int(os.environ.pop(SOCKET))))  # no process that a rank starts has it
-        threading.Thread(target=wait, args=_parent, daemon=True).start()
+        parent = socket.socket(fileno=int(os.environ.pop(SOCKET)))  # no process that a rank starts has it
+        parent.setblocking(False)
+        signal.set_wakeup_fd(parent.fileno())  # tells the parent of a signal even while the rank waits in a collective
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=wait, args=[parent], daemon=True).start()
+        _parent.append(parent)
 
 
 def tell(status: int, error: str) -> bool:
@@ -80,7 +88,7 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
         SOCKET: str(there.fileno()),
     }
     received: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: received.append(number))
     ranks: list[Process] = []
     try:
@@ -103,21 +111,21 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
 def _watch(ranks: list[Process], here: socket.socket, received: list[int]) -> Failures:
     """Pass signals on until all ranks have ended, and kill those that take too long; say which failed, in order."""
     failures: Failures = {}
-    deadline, lines, late = math.inf, b"", ""
+    deadline, heard, late = math.inf, b"", ""
     while True:
         codes = [process.poll() for process in ranks]
         with suppress(BlockingIOError):  # after the poll, as a rank tells before it ends
-            lines += here.recv(1 << 16, socket.MSG_DONTWAIT)
-        *messages, lines = lines.split(b"\n")
-        told = {rank: (status, error) for rank, status, error in map(json.loads, messages)}
+            heard += here.recv(1 << 16, socket.MSG_DONTWAIT)
+        told = {rank: (status, error) for rank, status, error in map(json.loads, re.findall(MESSAGE, heard))}
         silent = {rank: _silent(code) for rank, code in enumerate(codes) if code and code not in INTERRUPTED}
         for rank, why in {**silent, **told}.items():  # a rank that only misses a silent one comes after it
             failures.setdefault(rank, why)
         if None not in codes:
             return failures
-        if deadline == math.inf and (received or failures or any(codes)):
-            cause = signal.Signals(received[0]).name if received else "another rank ended"
-            seconds = AFTER_SIGNAL if received else AFTER_FAILURE
+        signals = [*received, *(number for number in SIGNALS if number in heard)]
+        if deadline == math.inf and (signals or failures or any(codes)):
+            cause = signal.Signals(signals[0]).name if signals else "another rank ended"
+            seconds = AFTER_SIGNAL if signals else AFTER_FAILURE
             deadline, late = time.monotonic() + seconds, f"still running {seconds} s after {cause}"
         while received:
             _send(ranks, received.pop(0))
@@ -132,8 +140,6 @@ def _silent(code: int) -> tuple[int, str]:
     """The exit status that stands for a rank that ended without a word, and what is known of its end."""
     if code > 0:
         return code, f"ended with exit status {code}"
-    if code == -signal.SIGALRM:
-        return 1, f"still running {AFTER_SIGNAL} s after a signal"
     return 128 - code, f"ended by signal {-code}, {signal.strsignal(-code)}"
 
 
