@@ -102,7 +102,7 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
     if not failures:
         return max(process.returncode for process in ranks)
     rank, (status, error) = next(iter(failures.items()))
-    everywhere = len(failures) == len(ranks) and all(other == error for _, other in failures.values())
+    everywhere = len(failures) == trainer.world_size and all(other == error for _, other in failures.values())
     rank += environment.node_rank() * trainer.num_devices
     print(f"nnlab {command}: error: {'' if everywhere else f'rank {rank}: '}{error}", file=sys.stderr)
     return status
