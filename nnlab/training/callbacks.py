@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -42,15 +43,22 @@ class KeepOnInterrupt(L.Callback):
         self.dirpath = dirpath
         self.ckpt_path: Path | None = None
         self.signal: int | None = None
+        self._received: int | None = None  # by this process
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.signal is None:
-            self.signal, self._since = signum, now
-        elif signum != self.signal or now - self._since > TWICE:
+        if self._received is None:
+            self._received, self._since = signum, now
+        elif signum != self._received or now - self._since > TWICE:
             raise KeyboardInterrupt
+
+    def _interrupted(self, trainer: L.Trainer) -> bool:
+        """Whether a process has received a signal; all of them are asked, and learn which."""
+        received = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
+        self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
+        return self.signal is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over, now that Lightning has noted whose they were."""
@@ -65,26 +73,25 @@ class KeepOnInterrupt(L.Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if trainer.is_last_batch:
             return  # the epoch has its validation first: on_train_epoch_end
-        if trainer.world_size == 1:
-            asked = stepped and self.signal is not None
-        else:
-            due = stepped and trainer.global_step % ASK == 0
-            asked = due and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
-        if asked:
+        due = self._received is not None if trainer.world_size == 1 else trainer.global_step % ASK == 0
+        if stepped and due and self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Act on a signal in the last step of an epoch, or in its validation."""
-        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+        if self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the model, if it was an interrupt that ended training."""
-        if isinstance(exception, KeyboardInterrupt) and self._previous and trainer.log_dir:
-            self.signal = self.signal or signal.SIGINT
-            path = Path(self.dirpath or trainer.log_dir) / "interrupted.ckpt"
-            trainer.save_checkpoint(path, False)  # the whole state, to go on from
-            self.ckpt_path = path
+        if isinstance(exception, KeyboardInterrupt) and self._previous:
+            all_save = trainer.world_size == 1 or self.signal is not None
+            self.signal = self.signal or self._received or signal.SIGINT
+            # log_dir sends the folder to all processes: each must ask for it, and once
+            if all_save and (folder := trainer.log_dir):
+                path = Path(self.dirpath or folder) / "interrupted.ckpt"
+                trainer.save_checkpoint(path, False)  # the whole state, to go on from
+                self.ckpt_path = path
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

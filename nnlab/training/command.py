@@ -34,6 +34,7 @@ from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, flag_of, learner_named, short_help
+from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device
 
@@ -190,6 +191,8 @@ class NNLabCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
         config, every = self._get(self.config_init, "trainer"), self.config_init[self.config.subcommand]
+        if str(config["strategy"]).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+            raise ArgumentError("strategy", f"must be 'ddp', whose ranks are watched, got {config['strategy']!r}")
         root, fits = Path(config["default_root_dir"]).expanduser(), self.config.subcommand == "fit"
         if fits and not config["barebones"] and not config["fast_dev_run"] and getattr(rank_zero_only, "rank", 0) == 0:
             NNLabCLI.folder = claim_folder(root / self.learner.__name__)
@@ -227,9 +230,21 @@ class NNLabCLI(LightningCLI):
         log = Figures(root, name=name, version=version)
         return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
+    def before_fit(self) -> None:
+        """Refuse a trainer that the model cannot be trained with, before anything is written; start the ranks."""
+        self.model.check_trainer(self.trainer)
+        self.before_validate()
+
+    def before_validate(self) -> None:
+        """Start the ranks of a run on several devices, and end as they end."""
+        if needs_parent(self.trainer):
+            _remove(self.folder)  # rank 0 makes its own
+            sys.exit(run_ranks(self.trainer, self.config.subcommand))
+
+    before_test = before_validate
+
     def fit(self, model: Classifier, **kwargs: Any) -> None:
         """Train, and say where the model is and how to test it, also after a signal."""
-        model.check_trainer(self.trainer)  # before anything is written
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
         except SystemExit:  # also how Lightning ends after a signal
@@ -399,10 +414,12 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
         chosen: the classes that they choose, by name, and early stopping, None where it is off.
 
     Raises:
-        SystemExit: 1 where training met NaN or infinity, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM.
+        SystemExit: 1 where training met NaN or infinity, or one of several processes failed, 2 for a user's error, 130
+            after Ctrl-C, 143 after SIGTERM.
     """
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
+    follow_parent(arguments[0])
     learner: type[Classifier] = LitMLP
     chosen, NNLabCLI.folder, NNLabCLI.settings = dict(chosen), None, None
     try:
@@ -417,31 +434,39 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
             print(short_help(arguments[0], learner))
             return
         NNLabCLI([a for a in arguments if a != "all" or arguments[-1] != "all"])
-    except FloatingPointError as error:  # training met NaN or infinity
-        if debug:
-            raise
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            flag = flag_of("lr", learner, optimizer=bool(chosen.get("optimizer")))
-            print(f"nnlab {arguments[0]}: error: {error} ({flag})", file=sys.stderr)
-        sys.exit(FAILED)
     except Exception as error:
-        mistake = _users_mistake(error, learner, optimizer=bool(chosen.get("optimizer")))
-        if debug or mistake is None:
+        status, line = _explained(error, learner, optimizer=bool(chosen.get("optimizer")))
+        told = tell(status, line)
+        is_rank = torch.distributed.is_available() and torch.distributed.is_initialized()
+        unexpected = status == FAILED and not isinstance(error, FloatingPointError)
+        if debug or (unexpected and not told and not is_rank):
             raise
-        _remove(NNLabCLI.folder)
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            print(f"nnlab {arguments[0]}: error: {' '.join(mistake.split())}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        if status == USER_ERROR:
+            _remove(NNLabCLI.folder)
+        rank = getattr(rank_zero_only, "rank", 0)
+        if not told and (is_rank or rank == 0):
+            print(f"nnlab {arguments[0]}: error: {f'rank {rank}: ' if is_rank else ''}{line}", file=sys.stderr)
+        sys.exit(status)
 
 
-def _users_mistake(error: BaseException | None, learner: type[Classifier] | None, *, optimizer: bool) -> str | None:
+def _explained(error: Exception, learner: type[Classifier], *, optimizer: bool) -> tuple[int, str]:
+    """The exit status for an error, and what to say of it."""
+    if isinstance(error, FloatingPointError):  # training met NaN or infinity
+        return FAILED, f"{error} ({flag_of('lr', learner, optimizer=optimizer)})"
+    mistake = _users_mistake(error, learner, optimizer=optimizer)
+    if mistake is None:
+        return FAILED, " ".join(f"{type(error).__name__}: {error}".split())
+    return USER_ERROR, " ".join(mistake.split())
+
+
+def _users_mistake(error: BaseException | None, learner: type[Classifier], *, optimizer: bool) -> str | None:
     """The mistake behind an error, and the flag to change: the parser wraps what a constructor raises in errors."""
     chain = []
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     for mistake in chain:
-        if isinstance(mistake, ArgumentError) and learner:
+        if isinstance(mistake, ArgumentError):
             return f"{mistake} ({flag_of(mistake.argument, learner, optimizer=optimizer)})"
         if isinstance(mistake, (UserError, DataError)):
             return str(mistake)

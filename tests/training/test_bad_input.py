@@ -283,7 +283,6 @@ def test_an_unknown_command(arguments):
     assert len(ended.err.splitlines()) == 1, ended
     line = ended.err.strip()
     assert line.startswith("nnlab: error: ")
-    assert line.endswith("nnlab --help shows what there is")
 
 
 # Checkpoints and folders

@@ -1,8 +1,10 @@
-"""Two processes make the steps that one makes with the joined batch, and end with equal weights."""
+"""Two processes make the steps that one makes with the joined batch, end with equal weights, and fail together."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,23 @@ import torch
 
 from nnlab.training import read_checkpoint
 from tests.tolerances import assert_close, assert_same
-from tests.training.ddp import CASES, arguments
+from tests.training.ddp import CASES, TWO, arguments
 from tests.training.runs import REPOSITORY, figures, nnlab
 
 pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``nnlab fit`` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "nnlab", "fit", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +65,65 @@ def test_ranks_are_equal_and_within_1e_6_of_one_process_with_the_joined_batch(tw
         assert row == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_perceptron_is_refused_in_one_line(two):
-    _, ended = two
-    assert "perceptron: status 2 rank 0" in ended.stdout
-    refusals = [line for line in ended.stderr.splitlines() if "error" in line]
-    assert refusals == [
-        "nnlab fit: error: devices must be 1 for the perceptron, whose rule learns one sample after the other; "
-        "there are 2 processes (--trainer.devices)"
-    ]
+def test_all_cases_end_well(two):
+    assert (two[1].returncode, two[1].stderr) == (0, "")
 
 
-def test_an_interrupt_of_one_process_at_step_8_ends_both_where_all_are_asked(two):
-    root, ended = two
-    assert ended.returncode == 130, ended.stderr
-    path = root / "interrupted/LitMLP/version_0/interrupted.ckpt"
-    assert f"interrupted; the model is in {path}" in ended.stdout
-    assert read_checkpoint(path)["global_step"] == 20
+NOT_FINITE = (
+    "the weight of layer 1 became NaN or infinite in epoch 1, mini-batch 8: lower the learning rate, or scale the "
+    "inputs (--optimizer.lr)"
+)
+KEPT = "The model is kept."
+
+
+@pytest.mark.parametrize(
+    ("way", "rank", "status", "line"),
+    [
+        ("raises", 1, 1, "rank 1: RuntimeError: boom"),
+        ("user error", 1, 2, "rank 1: lr must be another (--optimizer.lr)"),
+        ("sys.exit", 1, 3, "rank 1: ended with exit status 3"),
+        ("os._exit", 1, 5, "rank 1: ended with exit status 5"),
+        ("SIGKILL", 1, 137, "rank 1: ended by signal 9, Killed"),
+        ("SIGKILL", 0, 137, "rank 0: ended by signal 9, Killed"),
+        ("kills the parent", 1, -9, "the process that started the ranks is gone"),
+        ("NaN", 1, 1, NOT_FINITE),
+        ("hangs", 1, 1, "still running 20 s after SIGINT"),
+        ("SIGTERM", 0, 143, KEPT),
+        ("SIGTERM", 1, 143, KEPT),
+        ("SIGINT", 1, 130, KEPT),
+    ],
+)
+def test_where_one_rank_fails_all_end_within_30_s_and_one_line_says_which(tmp_path, way, rank, status, line):
+    callback = {"class_path": "tests.training.ddp.Fail", "init_args": {"way": way, "rank": rank}}
+    ended = command(
+        *("--config=configs/smoke.yaml", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", *TWO),
+        *("--early_stopping=null", "--trainer.max_epochs=10000", f"--trainer.callbacks=[{json.dumps(callback)}]"),
+    )
+    # no process is left, as the command's pipes are closed
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 30
+    assert (ended.returncode, ended.stderr) == (status, "" if line is KEPT else f"nnlab fit: error: {line}\n")
+    if line is KEPT:
+        path = tmp_path / "LitMLP/version_0/interrupted.ckpt"
+        words = "interrupted" if status == 130 else "ended by SIGTERM"
+        assert ended.stdout.splitlines()[-1] == f"{words}; the model is in {path}. To go on, add --ckpt_path {path}"
+        assert read_checkpoint(path)["global_step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--config=perceptron", "--data.name=digits", *TWO),
+            "devices must be 1 for the perceptron, whose rule learns one sample after the other; there are 2 processes "
+            "(--trainer.devices)",
+        ),
+        (
+            ("--config=smoke", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"),
+            "strategy must be 'ddp', whose ranks are watched, got 'ddp_spawn' (--trainer.strategy)",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, arguments, line):
+    ended = command("--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", *arguments)
+    assert (ended.returncode, ended.stderr) == (2, f"nnlab fit: error: {line}\n")
+    assert list(tmp_path.rglob("*")) == []
