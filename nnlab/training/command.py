@@ -181,13 +181,6 @@ class NNLabCLI(LightningCLI):
         command = self.config.subcommand
         check_settings(command, self.config[command], self.learner)
 
-    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
-        """Give the model its optimizer, after it has been tried."""
-        optimizer, lr_scheduler = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
-        if optimizer:
-            try_optimizer(list(self.model.parameters()), optimizer, lr_scheduler)
-        super()._add_configure_optimizers_method_to_model(subcommand)
-
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the loggers, callbacks and checkpoint writer that every run has."""
         config, every = self._get(self.config_init, "trainer"), self.config_init[self.config.subcommand]
@@ -231,8 +224,11 @@ class NNLabCLI(LightningCLI):
         return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
     def before_fit(self) -> None:
-        """Refuse a trainer that the model cannot be trained with, before anything is written; start the ranks."""
+        """Refuse a trainer or an optimizer that the model cannot be trained with; start the ranks."""
         self.model.check_trainer(self.trainer)
+        optimizer, lr_scheduler = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
+        if optimizer:
+            try_optimizer(list(self.model.parameters()), optimizer, lr_scheduler, self.trainer.precision)
         self.before_validate()
 
     def before_validate(self) -> None:
@@ -252,7 +248,7 @@ class NNLabCLI(LightningCLI):
                 raise
             if path := self.keeper.ckpt_path:
                 words = "interrupted" if self.keeper.signal == signal.SIGINT else "ended by SIGTERM"
-                _say(f"{words}; the model is in {path}. To go on, add --ckpt_path {path}")
+                _say(f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {shlex.quote(str(path))}")
             sys.exit(128 + self.keeper.signal)
         if model_path := self.kept.best_model_path or self.kept.last_model_path:
             paths = Path(self.folder or self.trainer.default_root_dir) / "config.yaml", Path(model_path)

@@ -1,15 +1,17 @@
 """The command's parser: errors of one line, and help that explains the chosen model's options as well."""
 
 import difflib
+import importlib
 import inspect
-import pydoc
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -21,6 +23,8 @@ from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
 from nnlab.training.perceptron import LitPerceptron
 
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # as Timer's
+
 LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
 FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
 
@@ -31,11 +35,16 @@ def learner_named(name: str) -> type[Classifier]:
     Raises:
         UserError: there is none.
     """
-    found = LEARNERS.get(name.removeprefix("nnlab.training.")) or pydoc.locate(name)
+    if name.removeprefix("nnlab.training.") in LEARNERS:
+        return LEARNERS[name.removeprefix("nnlab.training.")]
+    module, _, kind = name.rpartition(".")
+    choice = f"--model must be one of {', '.join(LEARNERS)}, or the import path of one like them"
+    try:
+        found = getattr(importlib.import_module(module), kind) if module else None
+    except Exception as error:  # whatever a module of the user's raises
+        raise UserError(f"{name} cannot be imported ({type(error).__name__}: {error}): {choice}") from error
     if not (isinstance(found, type) and issubclass(found, Classifier)):
-        raise UserError(
-            f"--model must be one of {', '.join(LEARNERS)}, or the import path of one like them, got {name}"
-        )
+        raise UserError(f"{choice}, got {name}")
     return found
 
 
@@ -79,7 +88,7 @@ def meant(flag: str, learner: type[Classifier], chosen: Mapping[str, Any]) -> st
     last, options = name.rpartition(".")[2], _options(learner, chosen)
     if last in ALIASES:
         return f"; did you mean --{ALIASES[last]}?"
-    near = difflib.get_close_matches(last, options, 1, 0.6)
+    near = difflib.get_close_matches(last, options, 1, 0.75)
     if not near:
         return ""
     if near[0] == "lr":  # of the optimizer, where the model has none of its own rule

@@ -20,7 +20,7 @@ from nnlab.data import SPECS
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.parser import FROM_DATA
-from nnlab.validation import ArgumentError, check_at_least, check_not_negative, check_positive
+from nnlab.validation import ArgumentError, check_at_least, check_not_negative, check_positive, resolve_device
 
 _WATCHES = {"checkpoint": "save_on_train_epoch_end", "early_stopping": "check_on_train_epoch_end"}
 
@@ -53,9 +53,10 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
             yield from _numbers(name, part)
 
 
-def try_optimizer(parameters: list[torch.Tensor], optimizer: Any, lr_scheduler: Any) -> None:
+def try_optimizer(parameters: list[torch.Tensor], optimizer: Any, lr_scheduler: Any, precision: str | None) -> None:
     """Let an optimizer and its scheduler take a step with copies of the parameters, and gradients of zero."""
-    copies = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    copies = [parameter.detach().clone().to(dtype).requires_grad_() for parameter in parameters]
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
     tried = instantiate_class((copies,), optimizer)
@@ -135,6 +136,9 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     _check_names(config)
     if config.trainer.accelerator == "mps":
         raise ArgumentError("accelerator", "must be 'cpu', 'cuda' or 'auto', got 'mps': nnlab runs on no other device")
+    chosen = {"auto": resolve_device("auto").type, "cpu": "cpu"}
+    if config.trainer.precision == "16-mixed" and chosen.get(config.trainer.accelerator) == "cpu":
+        raise ArgumentError("precision", "must be bf16-mixed on a CPU, where Lightning would take it for 16-mixed")
     if config.trainer.default_root_dir is None:
         raise UserError("--trainer.default_root_dir must name a folder, got null")
     if command == "test" and config.trainer.limit_test_batches == 0:
