@@ -76,7 +76,10 @@ CHOSEN = (
 
 
 def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> str:
-    """The flags behind an error of a class that the user chose, or of Lightning's; "" for one of nnlab's own code."""
+    """The flags behind an error of a class of torch's or Lightning's that was chosen, or of Lightning's trainer.
+
+    "" for an error of nnlab's own code, or of a class of the user's own, whose traceback is what helps.
+    """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
     classes: dict[str, str] = {}
     for flag in CHOSEN:
@@ -94,8 +97,8 @@ def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> st
     for frame in frames:
         if frame.f_globals.get("__name__", "").startswith("nnlab."):
             break
-        for value in frame.f_locals.values():
-            if flags := classes.get(type(value).__name__):
+        for kind in map(type, frame.f_locals.values()):
+            if kind.__module__.startswith(("torch.", "lightning.")) and (flags := classes.get(kind.__name__)):
                 return flags
     if not frames or not frames[0].f_globals.get("__name__", "").startswith("lightning."):
         return ""

@@ -69,6 +69,22 @@ def test_all_cases_end_well(two):
     assert (two[1].returncode, two[1].stderr) == (0, "")
 
 
+def test_two_processes_go_on_from_within_an_epoch_as_if_they_had_not_stopped(tmp_path):
+    """With dropout, and a tail of 19 and 18 samples: the random states of the processes differ."""
+    of = [f"--trainer.callbacks=tests.training.ddp.{name}" for name in ("KeepEachRank", "SaveAtStep25")]
+    settings = ["--config=smoke", "--trainer.accelerator=cpu", "--model.dropout=0.3", "--data.val_size=120", *TWO]
+    settings += ["--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}", of[0]]
+    assert command(*settings, of[1].replace("callbacks=", "callbacks+=")).returncode == 0
+    whole = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert command(*settings, f"--ckpt_path={tmp_path}/middle.ckpt").returncode == 0
+    for rank in (0, 1):
+        resumed = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert resumed["steps"] == whole[rank]["steps"] == 63
+        assert_same(resumed["state"], whole[rank]["state"])
+    rows = [figures(tmp_path / f"LitMLP/version_{k}") for k in (0, 1)]
+    assert rows[1] == rows[0][-len(rows[1]) :]
+
+
 NOT_FINITE = (
     "the weight of layer 1 became NaN or infinite in epoch 1, mini-batch 8: lower the learning rate, or scale the "
     "inputs (--optimizer.lr)"
@@ -105,7 +121,9 @@ def test_where_one_rank_fails_all_end_within_30_s_and_one_line_says_which(tmp_pa
     if line is KEPT:
         path = tmp_path / "LitMLP/version_0/interrupted.ckpt"
         words = "interrupted" if status == 130 else "ended by SIGTERM"
-        assert ended.stdout.splitlines()[-1] == f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {path}"
+        assert (
+            ended.stdout.splitlines()[-1] == f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {path}"
+        )
         assert read_checkpoint(path)["global_step"] == 20
 
 
