@@ -95,7 +95,7 @@ def test_all_that_a_run_writes_is_in_its_folder():
         f"{run}/{name}"
         for name in (
             *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
-            *("config.yaml", "hparams.yaml", "learning_curve.png", "metrics.csv"),
+            *("config.yaml", "learning_curve.png", "metrics.csv"),
         )
     }
     assert all(path.startswith(run) for path in events)

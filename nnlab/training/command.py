@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import UserError
 from nnlab.data import SPECS, DataError
-from nnlab.files import write_whole
+from nnlab.files import remove_temporary, write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
 from nnlab.training.classifier import Classifier
@@ -82,6 +82,15 @@ class Figures(CSVLogger):
             writer.writeheader()
             writer.writerows(self._rows)
             write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
+
+
+class Board(TensorBoardLogger):
+    """A TensorBoardLogger without ``hparams.yaml``, which a kill could cut: the settings are in ``config.yaml``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what was logged."""
+        self.experiment.flush()
 
 
 class NNLabCLI(LightningCLI):
@@ -216,7 +225,7 @@ class NNLabCLI(LightningCLI):
         name = self.learner.__name__
         version = self.folder.name if self.folder else "version_0"  # the other processes take the first one's
         log = Figures(root, name=name, version=version)
-        return [log, *([TensorBoardLogger(root, name=name, version=version)] if find_spec("tensorboard") else [])]
+        return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
     def fit(self, model: Classifier, **kwargs: Any) -> None:
         """Train, and say where the model is and how to test it, also after a signal."""
@@ -280,6 +289,7 @@ def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
 def claim_folder(parent: Path) -> Path:
     """Make a folder that no other run has: the first version_N that is free, by a mkdir that fails where it exists."""
     parent.mkdir(parents=True, exist_ok=True)
+    remove_temporary(parent)
     taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
     number = max(taken, default=-1) + 1
     while True:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from nnlab.files import write_whole
 from nnlab.training import AtomicCheckpointIO, BestAndLast, LitMLP, LitPerceptron, read_checkpoint
 from nnlab.training.checkpoints import DIGEST, check_fits, sign
+from nnlab.training.command import claim_folder
 from nnlab.validation import ArgumentError
 from tests.training.runs import digits, trainer
 
@@ -273,3 +275,17 @@ def test_no_path_in_a_checkpoint_is_acted_on(tmp_path, whole):
     sign(checkpoint)
     go_on(tmp_path, checkpoint)
     assert (victim / "file").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
+    last = tmp_path / "version_0/checkpoints/last.ckpt"
+    child = os.fork()
+    if child == 0:
+        write_whole(last, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    (left,) = last.parent.iterdir()
+    of_another = left.rename(left.with_name(left.name.replace(str(child), str(os.getppid()))))  # which runs
+    left.touch()
+    assert claim_folder(tmp_path).name == "version_1"
+    assert list(last.parent.iterdir()) == [of_another]
