@@ -70,7 +70,10 @@ class Figures(CSVLogger):
         """Add a row."""
         values = {name: float(value) for name, value in metrics.items()}
         whole = {name: int(values[name]) for name in ("epoch",) if name in values}
-        self._rows.append(values | whole | {"step": step or 0})
+        row = values | whole | {"step": step or 0}
+        if self._rows and self._rows[-1].items() <= row.items():  # of FiguresFirst
+            self._rows.pop()
+        self._rows.append(row)
         self.save()
 
     @rank_zero_only
@@ -82,6 +85,22 @@ class Figures(CSVLogger):
             writer.writeheader()
             writer.writerows(self._rows)
             write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
+
+
+class FiguresFirst(Callback):
+    """Logs the figures of an epoch before a checkpoint says that it has ended: Lightning does so after it.
+
+    A kill or Ctrl-C between the two would lose them, as the next run begins with the next epoch.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log what Lightning will log."""
+        known, names = trainer.callback_metrics, getattr(pl_module, "training_figures", ())
+        if found := {name: known[name] for name in names if name in known}:
+            step = trainer.fit_loop.epoch_loop.on_save_checkpoint()["_batches_that_stepped"] - 1
+            for logger in trainer.loggers:
+                if isinstance(logger, Figures):
+                    logger.log_metrics(found | {"epoch": trainer.current_epoch}, step)
 
 
 class Board(TensorBoardLogger):
@@ -199,7 +218,7 @@ class NNLabCLI(LightningCLI):
         callbacks: list[Callback] = _listed(config["callbacks"])
         bare, keeps = config["barebones"], config["enable_checkpointing"] is not False
         if not bare:
-            callbacks += [self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
+            callbacks += [FiguresFirst(), self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
             callbacks += [every["early_stopping"]] * self.early_stopping
             shows = config["enable_progress_bar"] is not False and not any(
                 isinstance(c, ProgressBar) for c in callbacks

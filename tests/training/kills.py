@@ -6,6 +6,7 @@ arrives, and its syncs. With ``all`` in place of a number it is one run for each
 """
 
 import builtins
+import importlib
 import io
 import os
 import random
@@ -248,7 +249,6 @@ def campaign(folder: Path, kills: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    import nnlab.displays  # once, not in each process anew
-    import nnlab.training.command
-
+    for module in ("nnlab.displays", "nnlab.training.command"):  # once, not in each process anew
+        importlib.import_module(module)
     sys.exit(bool(campaign(Path(sys.argv[1]).resolve(), sys.argv[2])))
