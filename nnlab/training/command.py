@@ -71,7 +71,10 @@ class Figures(CSVLogger):
         values = {name: float(value) for name, value in metrics.items()}
         whole = {name: int(values[name]) for name in ("epoch",) if name in values}
         row = values | whole | {"step": step or 0}
-        if self._rows and self._rows[-1].items() <= row.items():  # of FiguresFirst
+        last = self._rows[-1] if self._rows else {"step": -1}
+        if last == row:
+            return  # FiguresFirst has logged it
+        if last.items() <= row.items():  # or a part of it
             self._rows.pop()
         self._rows.append(row)
         self.save()
