@@ -213,6 +213,7 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
     expected = {"fit_loop": trainer.fit_loop.state_dict(), "validate_loop": trainer.validate_loop.state_dict()}
     for name, loop in expected.items():
         _check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
+    check_callbacks(checkpoint, trainer)
 
 
 def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:

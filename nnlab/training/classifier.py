@@ -402,7 +402,8 @@ class Classifier(L.LightningModule, ABC):
             check_weights(checkpoint[name], self.state_dict())
         if trainer is None:
             return
-        check_callbacks(checkpoint, trainer)
+        if trainer.state.fn != "fit":
+            check_callbacks(checkpoint, trainer)
         if trainer.precision == "64-true":  # Lightning would load into float32, and widen what is left
             self.double()
         if (
