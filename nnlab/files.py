@@ -1,5 +1,6 @@
 """Files that are written whole: whoever reads one, or a kill at any moment, finds the old file or the new."""
 
+import fnmatch
 import os
 import socket
 from collections.abc import Callable
@@ -20,7 +21,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[I
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _clear(target.parent)
+    remove_temporary(target.parent, below=False)
     temporary = target.with_name(f".{target.name}.{_HERE}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -47,12 +48,15 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _clear(folder: Path) -> None:
-    """Remove the temporary files that processes of this machine left when they were killed."""
-    for left in folder.glob(f".*.{_HERE}.*.tmp"):
-        pid = left.name.split(".")[-2]
-        if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):
-            left.unlink(missing_ok=True)
+def remove_temporary(folder: Path, *, below: bool = True) -> None:
+    """Remove what processes of this machine that were killed left in a folder, or below it: their temporary files."""
+    for place, _, names in os.walk(folder):  # which goes on where another run removes its folder
+        for name in fnmatch.filter(names, f".*.{_HERE}.*.tmp"):
+            pid = name.split(".")[-2]
+            if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):
+                Path(place, name).unlink(missing_ok=True)
+        if not below:
+            break
 
 
 def _runs(pid: int) -> bool:

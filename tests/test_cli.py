@@ -167,6 +167,22 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
     assert not torch.equal(other, first)
 
 
+def test_the_figures_of_an_epoch_are_logged_before_its_last_checkpoint_and_once(monkeypatch):
+    save, logged = AtomicCheckpointIO.save_checkpoint, []
+
+    def note(self: AtomicCheckpointIO, checkpoint: object, path: Path, storage_options: object) -> None:
+        if Path(path).name == "last.ckpt":
+            logged.append(figures(RUN))
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", note)
+    smoke()
+    rows = figures(RUN)
+    assert [row["epoch"] for row in rows if "train_loss" in row] == [0, 1]
+    assert logged == [rows[:2], rows]
+    assert len(rows) == 4
+
+
 # What Lightning adds
 
 

@@ -105,7 +105,7 @@ def test_the_pinned_versions_are_allowed_and_an_upper_bound_is_the_next_minor_re
             if specifier.operator == "<":
                 bounded.add(name)
                 assert specifier.version == f"{pins[name].major}.{pins[name].minor + 1}", requirement
-    assert bounded == {"lightning", "jsonargparse", "scikit-learn"}
+    assert bounded == {"lightning", "jsonargparse", "scikit-learn", "ckpt-chaos"}
 
 
 # What import nnlab gives; that it imports nothing heavy is a test of tests/test_cli.py

@@ -53,6 +53,8 @@ def digest(checkpoint: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _feed(sha: Any, value: Any) -> None:
     if isinstance(value, Tensor):
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes() + 2**24:
+            raise TypeError("a few numbers that stand for many, which would take any memory")
         data = value.detach().cpu().contiguous()
         sha.update(f"{data.dtype}{tuple(data.shape)}".encode())
         sha.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
@@ -116,7 +118,8 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
         if not isinstance(checkpoint.get(name), kind):
             _refuse(f"has no {name}")
     recorded = checkpoint[DIGEST]
-    if not isinstance(recorded, Mapping) or not isinstance(names := recorded.get("of"), list):
+    names = recorded.get("of") if isinstance(recorded, Mapping) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         _refuse("has no digest")
     if set(names) != checkpoint.keys() - UNSIGNED:
         _refuse("is damaged: its digest is of other fields")
@@ -136,7 +139,7 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
 
 
 def _check_kinds(checkpoint: Mapping[str, Any]) -> None:
-    for name, kind in OF_TRAINING.items():
+    for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
         if not isinstance(checkpoint.get(name, kind()), kind):
             _refuse(f"has no usable {name}")
     if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
@@ -199,7 +202,7 @@ def _check_tensor(
 
 
 def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
-    """Check what training goes on from, and take every path out of it that leads elsewhere than the run's own folder.
+    """Check what training goes on from.
 
     Raises:
         ArgumentError: a field is missing or of another form than this trainer's.
@@ -210,9 +213,18 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
     expected = {"fit_loop": trainer.fit_loop.state_dict(), "validate_loop": trainer.validate_loop.state_dict()}
     for name, loop in expected.items():
         _check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
+    check_callbacks(checkpoint, trainer)
+
+
+def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
+    """Check the states of the callbacks that the trainer has, and take every path out of them.
+
+    Raises:
+        ArgumentError: one is of another form than its callback's.
+    """
     for callback in trainer.callbacks:
         key = callback.state_key
-        if (state := checkpoint["callbacks"].get(key)) is not None and (own := callback.state_dict()):
+        if (state := checkpoint.get("callbacks", {}).get(key)) is not None and (own := callback.state_dict()):
             _check_like(f"state of {type(callback).__name__}", state, own)
             if isinstance(callback, ModelCheckpoint):
                 _without_paths(state, callback.dirpath)
@@ -240,8 +252,12 @@ def _is_like(found: Any, like: Any) -> bool:
         if isinstance(found, Tensor) or isinstance(like, Tensor):
             one = isinstance(found, Tensor) and found.numel() == 1 and not found.is_quantized
             return one and not found.isnan().any()
-        return found is None or isinstance(found, str) or (type(found) in (int, float) and not math.isnan(found))
+        return found is None or isinstance(found, str) or _is_number(found)
     return not isinstance(like, str) or isinstance(found, str)
+
+
+def _is_number(value: Any) -> bool:
+    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and not math.isnan(value))
 
 
 def _without_paths(state: Any, dirpath: Any) -> None:
@@ -300,7 +316,7 @@ def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
     elif isinstance(value, list):
         for part in value:
             _check_state(name, part, part.shape if isinstance(part, Tensor) else ())
-    elif value is not None and (type(value) not in (int, float) or not np.isfinite(value)):
+    elif value is not None and not (_is_number(value) and math.isfinite(value)):
         _refuse(f"has a {name} that is no number")
 
 
@@ -322,7 +338,6 @@ def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
 
 def _check_setting(name: str, found: Any, like: Any) -> None:
     """Check a setting: of the kind of another, and finite."""
-    numbers = (int, float)
     if isinstance(like, (list, tuple)):
         good = isinstance(found, (list, tuple)) and len(found) == len(like)
         for one, own in zip(found, like, strict=True) if good else ():
@@ -330,10 +345,10 @@ def _check_setting(name: str, found: Any, like: Any) -> None:
     elif isinstance(like, Mapping):
         same = isinstance(found, Mapping) and (found.keys() == like.keys() or all(type(k) is int for k in found))
         good = same and all(isinstance(value, (int, float, str)) for value in found.values())
-    elif isinstance(like, bool):
-        good = isinstance(found, bool)
-    elif isinstance(like, numbers):
-        good = type(found) in numbers and not np.isnan(found) and (np.isfinite(found) or not np.isfinite(like))
+    elif isinstance(like, (bool, str)):
+        good = type(found) is type(like)
+    elif isinstance(like, (int, float)):
+        good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
         good = good and (found >= 0 or like < 0 or name.endswith(("last_epoch", "_step_count", "mode_worse", "best")))
     elif isinstance(like, Tensor):
         good = isinstance(found, Tensor) and found.shape == like.shape and bool(found.isfinite().all())

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nnlab.data import Chunk, ResidentLoader
 from nnlab.engine import NotFiniteError
-from nnlab.training.checkpoints import check_content, check_weights, read_checkpoint, sign
+from nnlab.training.checkpoints import check_callbacks, check_content, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
 from nnlab.training.resume import Continuity, has_ended, of_all_ranks, own_of, position_of_done
 from nnlab.validation import ArgumentError, check_choice
@@ -411,6 +411,8 @@ class Classifier(L.LightningModule, ABC):
             check_weights(checkpoint[name], self.state_dict())
         if trainer is None:
             return
+        if trainer.state.fn != "fit":
+            check_callbacks(checkpoint, trainer)
         if trainer.precision == "64-true":  # Lightning would load into float32, and widen what is left
             self.double()
         if (

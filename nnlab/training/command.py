@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import CONFIG, UserError, choices
 from nnlab.data import SPECS, DataError
-from nnlab.files import write_whole
+from nnlab.files import remove_temporary, write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
 from nnlab.training.classifier import Classifier
@@ -83,7 +83,13 @@ class Figures(CSVLogger):
         """Add a row."""
         values = {name: float(value) for name, value in metrics.items()}
         whole = {name: int(values[name]) for name in ("epoch",) if name in values}
-        self._rows.append(values | whole | {"step": step or 0})
+        row = values | whole | {"step": step or 0}
+        last = self._rows[-1] if self._rows else {"step": -1}
+        if last == row:
+            return  # FiguresFirst has logged it
+        if last.items() <= row.items():  # or a part of it
+            self._rows.pop()
+        self._rows.append(row)
         self.save()
 
     @rank_zero_only
@@ -97,12 +103,28 @@ class Figures(CSVLogger):
             write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
 
 
+class FiguresFirst(Callback):
+    """Logs the figures of an epoch before a checkpoint says that it has ended: Lightning does so after it.
+
+    A kill or Ctrl-C between the two would lose them, as the next run begins with the next epoch.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log what Lightning will log."""
+        known, names = trainer.callback_metrics, getattr(pl_module, "training_figures", ())
+        if found := {name: known[name] for name in names if name in known}:
+            step = trainer.fit_loop.epoch_loop.on_save_checkpoint()["_batches_that_stepped"] - 1
+            for logger in trainer.loggers:
+                if isinstance(logger, Figures):
+                    logger.log_metrics(found | {"epoch": trainer.current_epoch}, step)
+
+
 class Board(TensorBoardLogger):
-    """A TensorBoardLogger without ``hparams.yaml``: ``config.yaml`` has the settings."""
+    """A TensorBoardLogger without ``hparams.yaml``, which a kill could cut: the settings are in ``config.yaml``."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush the figures."""
+        """Write what was logged."""
         self.experiment.flush()
 
 
@@ -195,7 +217,7 @@ class NNLabCLI(LightningCLI):
         callbacks: list[Callback] = _listed(config["callbacks"])
         bare, keeps = config["barebones"], config["enable_checkpointing"] is not False
         if not bare:
-            callbacks += [self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
+            callbacks += [FiguresFirst(), self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
             callbacks += [every["early_stopping"]] if self.early_stopping else []
             shows = config["enable_progress_bar"] is not False and not any(
                 isinstance(c, ProgressBar) for c in callbacks
@@ -300,6 +322,7 @@ def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
 def claim_folder(parent: Path) -> Path:
     """Make a folder that no other run has: the first version_N that is free, by a mkdir that fails where it exists."""
     parent.mkdir(parents=True, exist_ok=True)
+    remove_temporary(parent)
     taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
     number = max(taken, default=-1) + 1
     while True:

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
+from nnlab.files import write_whole
 from nnlab.training import AtomicCheckpointIO, BestAndLast, LitMLP, LitPerceptron, read_checkpoint
-from nnlab.training.checkpoints import DIGEST, check_fits, sign
+from nnlab.training.checkpoints import DIGEST, check_fits, check_scheduler, sign
+from nnlab.training.command import claim_folder
 from nnlab.validation import ArgumentError
 from tests.training.runs import digits, trainer
 
@@ -201,10 +204,15 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
     "no optimizer": (put("optimizer_states", value=[]), "optimizer must be as in the checkpoint"),
     "a rate of NaN": (put(*GROUP, "lr", value=float("nan")), "has no usable value of the optimizer's lr"),
     "a negative rate": (put(*GROUP, "lr", value=-1.0), "has no usable value of the optimizer's lr"),
+    "a rate that torch cannot take": (put(*GROUP, "lr", value=2**64), "has no usable value of the optimizer's lr"),
     "a setting missing": (drop(*GROUP, "momentum"), "has no usable value of the optimizer's momentum"),
     "other parameters": (put(*GROUP, "params", value=[0, 1, 2]), "has no usable state of the optimizer"),
     "infinite momentum": (put(*BUFFER, value=torch.full((5, 64), torch.inf)), "momentum_buffer.* with NaN or infinity"),
     "momentum of another shape": (put(*BUFFER, value=torch.zeros(3)), r"momentum_buffer.* of shape \(3,\)"),
+    "a setting of the data that is none": (
+        put("datamodule_hyper_parameters", value=3),
+        "has no usable datamodule_hyper",
+    ),
     "no random state": (put("random", value=[{}]), "has no usable random state"),
     "figures of another name": (put("figures", value=[{"__class__": {}}]), "has no usable figures"),
     "a record that is none": (put("training", value=3), "has no usable record of its training"),
@@ -243,6 +251,32 @@ def test_a_damaged_field_is_found_though_the_digest_is_made_anew(tmp_path, whole
         go_on(tmp_path, checkpoint)
 
 
+@pytest.mark.parametrize("state", [3, torch.zeros(2), {"wait_count": 0}])
+def test_a_state_of_a_callback_is_checked_though_nothing_is_trained(tmp_path, whole, state):
+    stop = EarlyStopping("val_loss")
+    checkpoint = copy.deepcopy(whole)
+    checkpoint["callbacks"][stop.state_key] = state
+    sign(checkpoint)
+    torch.save(checkpoint, tmp_path / "made.ckpt")
+    run = trainer(torch.device("cpu"), tmp_path, callbacks=[stop])
+    with pytest.raises(ArgumentError, match="has no usable state of EarlyStopping"):
+        run.test(
+            LitMLP(hidden=[5], in_features=64), digits(40, 20), ckpt_path=tmp_path / "made.ckpt", weights_only=True
+        )
+
+
+@pytest.mark.parametrize("mode", [False, b"x", {}])
+def test_a_schedulers_way_to_compute_is_checked(mode):
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD([torch.zeros(1)]))
+    with pytest.raises(ArgumentError, match="has no usable value of the scheduler's mode"):
+        check_scheduler(scheduler.state_dict() | {"mode": mode}, scheduler, "ReduceLROnPlateau")
+
+
+def test_a_few_numbers_cannot_stand_for_any_number_of_them():
+    with pytest.raises(TypeError, match="a few numbers that stand for many"):
+        sign({"x": torch.zeros(1).expand(2**25)})
+
+
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
 def test_a_change_of_a_single_number_is_found_by_the_digest(tmp_path, whole):
     go_on(tmp_path / "as it was", whole)
@@ -254,6 +288,10 @@ def test_a_change_of_a_single_number_is_found_by_the_digest(tmp_path, whole):
     for read in (read_checkpoint, LitMLP.load_from_checkpoint):
         with pytest.raises(ArgumentError, match="is damaged"):
             read(tmp_path / "made.ckpt")
+    checkpoint[DIGEST]["of"][0] = {}
+    torch.save(checkpoint, tmp_path / "made.ckpt")
+    with pytest.raises(ArgumentError, match="has no digest"):
+        read_checkpoint(tmp_path / "made.ckpt")
     del checkpoint[DIGEST]
     torch.save(checkpoint, tmp_path / "made.ckpt")
     with pytest.raises(ArgumentError, match=r"another program, which 0\.2 does not read"):
@@ -273,3 +311,17 @@ def test_no_path_in_a_checkpoint_is_acted_on(tmp_path, whole):
     sign(checkpoint)
     go_on(tmp_path, checkpoint)
     assert (victim / "file").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
+    last = tmp_path / "version_0/checkpoints/last.ckpt"
+    child = os.fork()
+    if child == 0:
+        write_whole(last, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    (left,) = last.parent.iterdir()
+    of_another = left.rename(left.with_name(left.name.replace(str(child), str(os.getppid()))))  # which runs
+    left.touch()
+    assert claim_folder(tmp_path).name == "version_1"
+    assert list(last.parent.iterdir()) == [of_another]
