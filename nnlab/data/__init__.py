@@ -1,5 +1,6 @@
 """The data sets, checked at every load, and the loader of mini-batches from tensors on one device."""
 
+from nnlab.data.distortion import Distortion
 from nnlab.data.idx import DataError, IdxFile, read_idx, write_idx
 from nnlab.data.loader import Chunk, ResidentLoader
 from nnlab.data.mnist import (
@@ -23,6 +24,7 @@ __all__ = [
     "Chunk",
     "DataError",
     "DataSpec",
+    "Distortion",
     "FileSpec",
     "IdxFile",
     "ImageSplit",

@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray, prange
 from torch import Tensor
 
-from nnlab.engine.compiled import Array, compiled, fetch, on_stack, threads_as_torch
+from nnlab.compiled import Array, compiled, fetch, on_stack, threads_as_torch
 from nnlab.engine.perceptron import narrow
 from nnlab.networks import PerceptronBank
 

@@ -25,7 +25,7 @@ from nnlab.validation import ArgumentError
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
-    from nnlab.engine.compiled import Array
+    from nnlab.compiled import Array
 
 MIN_INPUTS = 1 << 20  # of fewer, the compiler takes longer than it saves
 # An epoch against dense products, one thread: 16 units 2.0x as fast compiled, 1.03x where torch does the later layers.
@@ -72,8 +72,8 @@ def check_compiled() -> Any:
         NotCompiled: they cannot be had here.
     """
     try:
+        from nnlab.compiled import threads_are_safe  # noqa: PLC0415
         from nnlab.engine import sparse_kernels  # noqa: PLC0415 - numba is an extra, and takes long to import
-        from nnlab.engine.compiled import threads_are_safe  # noqa: PLC0415
     except ImportError as problem:
         raise NotCompiledError(f"numba cannot be imported: {problem}") from problem
     if not threads_are_safe():
@@ -355,7 +355,7 @@ class SparseLayer:
 
         Within, numba has as many threads as torch.
         """
-        from nnlab.engine.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
+        from nnlab.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
 
         packed = tuple(_packed(tensor, self._k.P, 2) for tensor in tensors)
         try:
@@ -583,7 +583,7 @@ class CompiledSteps:
         """The steps of all mini-batches, or the outputs alone, a chunk at a time."""
         from numba import set_num_threads  # noqa: PLC0415 - an extra
 
-        from nnlab.engine.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
+        from nnlab.compiled import threads_as_torch  # noqa: PLC0415 - needs numba
 
         chunk, indices = self._sorted.chunk(batch_size), order.numpy()
         kept, squares = outputs.numpy(), penalties.numpy()

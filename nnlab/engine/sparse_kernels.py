@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import carray, prange, types
 from numba.extending import intrinsic, overload
 
-from nnlab.engine.compiled import Array, compiled, fetch, fma, inner, on_stack
+from nnlab.compiled import Array, compiled, fetch, fma, inner, on_stack
 
 P = 64  # units side by side; ``compiled.on_stack`` says why not fewer
 BLOCK = 256  # samples that are sorted together

@@ -167,7 +167,7 @@ def test_without_zeros_the_bits_do_not_depend_on_the_number_of_threads(sparse_in
 @pytest.mark.parametrize("why", ["no numba", "no threads", "a compiler that fails"])
 def test_zeros_are_multiplied_where_they_cannot_be_left_out(monkeypatch, caplog, why):
     if why == "no numba":
-        monkeypatch.setitem(sys.modules, "nnlab.engine.compiled", None)
+        monkeypatch.setitem(sys.modules, "nnlab.compiled", None)
     elif why == "no threads":
         monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
     else:

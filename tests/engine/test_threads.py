@@ -17,7 +17,7 @@ import multiprocessing, threading
 import torch
 from nnlab import Perceptron
 from nnlab.engine import Descent, MLPEngine, mlp, sparse
-from nnlab.engine.compiled import threads_are_safe as safe, threads_as_torch as as_torch
+from nnlab.compiled import threads_are_safe as safe, threads_as_torch as as_torch
 
 x = (torch.rand(60, 40) * (torch.rand(60, 40) < 0.2)).numpy()
 
