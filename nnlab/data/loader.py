@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -41,6 +41,8 @@ class ResidentLoader:
         rank: r, the rank of this process.
         world_size: W, the number of processes.
         chunk: how many mini-batches a Chunk has, on one process; None yields mini-batches.
+        changed: gives the images of an epoch, counted from 0, such as distorted ones: of the shape of ``images``, in
+            whose place they are.
 
     Raises:
         ArgumentError: an argument is not as above; the error names it.
@@ -64,6 +66,7 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
         chunk: int | None = None,
+        changed: Callable[[int], Tensor] | None = None,
     ) -> None:
         _check_samples(images, labels)
         check_at_least("batch_size", batch_size, 1)
@@ -78,20 +81,30 @@ class ResidentLoader:
                 raise ArgumentError("chunk", f"must be None for {world_size} processes, got {chunk}")
         self.batch_size, self.chunk = batch_size, chunk
         self._each = batch_size * (chunk or 1)  # samples of what is yielded at a time
-        self._images, self._labels = images, labels
+        self._images, self._labels, self._changed = images, labels, changed
+        self._images_of = -1  # the epoch that changed images are of
         self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
         self._generator = torch.Generator().manual_seed(seed)
         self._permutation = torch.arange(len(images), device="cpu")
         self._position = len(images)  # samples yielded in this epoch, on all ranks; at the last the next epoch is due
         self._resumes = False
-        self._epoch = 0  # counts the epochs begun, so that an iterator notices that a later one has begun
+        self._iterators = 0  # those begun, so that one notices that a later one has begun
+        self._epoch = -1  # whose order was drawn last, counted from 0
         # None until an epoch of mini-batches is asked for: on CUDA, memory that is not used counts as well
-        self._buffers = None if shuffle or world_size > 1 else (images, labels)
+        self._buffers = None if shuffle or world_size > 1 or changed else (images, labels)
 
     @property
     def images(self) -> Tensor:
-        """All samples, in their own order, (N, …)."""
+        """All samples, in their own order, (N, …), as they are in this epoch."""
+        if self._changed and self._images_of != max(self._epoch, 0):
+            self._images_of = max(self._epoch, 0)
+            self._images = self._changed(self._images_of)
         return self._images
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that was begun last, counted from 0; −1 before the first."""
+        return self._epoch
 
     @property
     def labels(self) -> Tensor:
@@ -114,24 +127,25 @@ class ResidentLoader:
         that is advanced after a later one has begun raises a RuntimeError, because its batches are gone.
         """
         indices = self._begin()
-        epoch, (images, labels) = self._epoch, self._buffers or (self._images, self._labels)
+        iterator, (images, labels) = self._iterators, self._buffers or (self._images, self._labels)
         while self._position < len(self._images):
             start = self._position // self._world_size  # all batches before it are whole
             batch = slice(start, start + self._each)
             # Before the yield: Lightning does not come back after the last batch.
             self._position = min(self._position + self._world_size * self._each, len(self._images))
             yield (images[batch], labels[batch]) if self.chunk is None else Chunk(indices[batch])
-            if epoch != self._epoch:
+            if iterator != self._iterators:
                 raise RuntimeError("this iterator of a ResidentLoader ended when the next one began")
 
     def _begin(self) -> Tensor:
         """Draw the epoch's order unless it is restored, and fill the buffers of mini-batches; this rank's order."""
         if not (self._resumes and self._position < len(self._images)):
             self._position = 0
+            self._epoch += 1
             if self._shuffle:
                 self._permutation = torch.randperm(len(self._images), generator=self._generator, device="cpu")
         self._resumes = False
-        self._epoch += 1
+        self._iterators += 1
         own = self._own(self._permutation).to(self._images.device)
         if self.chunk is not None:
             return own
@@ -139,8 +153,9 @@ class ResidentLoader:
             with torch.inference_mode(False):  # or no later epoch could write to them
                 shape = len(own), *self._images.shape[1:]
                 self._buffers = self._images.new_empty(shape), self._labels.new_empty(len(own))
-        if self._buffers[0] is not self._images:
-            torch.index_select(self._images, 0, own, out=self._buffers[0])
+        images = self.images
+        if self._buffers[0] is not images:
+            torch.index_select(images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])
         return own
 
@@ -158,6 +173,7 @@ class ResidentLoader:
         """
         return self._identity() | {
             "position": self._position,
+            "epoch": self._epoch,
             "permutation": self._permutation,
             "generator": self._generator.get_state(),
         }
@@ -182,6 +198,9 @@ class ResidentLoader:
             raise ArgumentError("state_dict", f"must have a position from 0 to {n}, got {position}")
         if position < n and position % (self._world_size * self._each):
             raise ArgumentError("state_dict", f"must have a position between two batches, got {position}")
+        epoch = state_dict.get("epoch")
+        if not isinstance(epoch, int) or not -1 <= epoch < 2**53:
+            raise ArgumentError("state_dict", f"must have the number of an epoch, got {epoch}")
         if not (
             isinstance(permutation, Tensor)
             and permutation.dtype == torch.int64
@@ -192,9 +211,9 @@ class ResidentLoader:
             self._generator.set_state(cast(Tensor, state_dict.get("generator")))
         except (RuntimeError, TypeError) as error:
             raise ArgumentError("state_dict", f"must have the state of a CPU generator ({error})") from error
-        self._position, self._permutation = position, permutation.cpu()
+        self._position, self._permutation, self._epoch = position, permutation.cpu(), epoch
         self._resumes = True
-        self._epoch += 1
+        self._iterators += 1
 
     def _identity(self) -> dict[str, int | Tensor | None]:
         """The arguments that must be equal for a saved position to mean the same batches."""
