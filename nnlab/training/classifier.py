@@ -86,6 +86,7 @@ class Classifier(L.LightningModule, ABC):
             self.metrics[f"{stage}_acc"] = MulticlassAccuracy(n_classes, average="micro", validate_args=False)
         self._engine: Any = None
         self._made_for: tuple[Any, list[Any]] = (None, [])  # the loader, and where the tensors that change lie
+        self._images: Tensor | None = None  # the engine's
         self._said: str | None = None
         self._continuity = Continuity()
         self._step_hooks: list[Any] = []
@@ -129,6 +130,10 @@ class Classifier(L.LightningModule, ABC):
     @abstractmethod
     def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> Any:
         """The engine for these samples."""
+
+    def with_inputs(self, engine: Any, x: Tensor, loader: ResidentLoader) -> Any:
+        """The engine for other inputs of the same samples."""
+        return self.make_engine(x, loader.labels, loader.batch_size)
 
     @abstractmethod
     def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
@@ -246,9 +251,11 @@ class Classifier(L.LightningModule, ABC):
             raise ArgumentError("chunk", f"of the loader must be None: {why or LOADERS}")
         places = [*(tensor.data_ptr() for tensor in self.changed()), *self.engine_settings()]
         if self._made_for[0] is not loader or self._made_for[1] != places:
-            x = self.trainer.precision_plugin.convert_input(loader.images.flatten(1))
-            self._engine = self.make_engine(self.samples(x), loader.labels, loader.batch_size)
-            self._made_for = loader, places
+            self._engine = self.make_engine(self._inputs(loader.images), loader.labels, loader.batch_size)
+            self._made_for, self._images = (loader, places), loader.images
+        elif loader.images is not self._images:  # of another epoch
+            self._engine = self.with_inputs(self._engine, self._inputs(loader.images), loader)
+            self._images = loader.images
         first = batch_idx * (loader.chunk or 1)
         try:
             loss = self.chunk(self._engine, order, loader.labels[order], loader.batch_size, first)
@@ -258,6 +265,11 @@ class Classifier(L.LightningModule, ABC):
             where = f"{str(error).removesuffix(' of this call')} of a chunk in epoch {self.current_epoch + 1}"
             raise FloatingPointError(f"{where}: lower the learning rate, or scale the inputs") from error
         return loss.detach().requires_grad_()  # Lightning takes its gradient, which goes nowhere
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Images as the engine takes them; bytes stay what they are."""
+        x: Tensor = self.trainer.precision_plugin.convert_input(images.flatten(1))
+        return self.samples(x) if x.is_floating_point() else x
 
     def on_fit_start(self) -> None:
         """Note the settings that a checkpoint of this run records."""
@@ -284,11 +296,11 @@ class Classifier(L.LightningModule, ABC):
         """Let go of the engine, which holds on to the samples."""
         while self._step_hooks:
             self._step_hooks.pop().remove()
-        self._engine, self._made_for, self._said = None, (None, []), None
+        self._engine, self._made_for, self._images, self._said = None, (None, []), None, None
 
     def __getstate__(self) -> dict[str, Any]:
         """The module without its engine."""
-        return super().__getstate__() | {"_engine": None, "_made_for": (None, []), "_step_hooks": []}
+        return super().__getstate__() | {"_engine": None, "_made_for": (None, []), "_images": None, "_step_hooks": []}
 
     # ---- NaN and infinity --------------------------------------------------------------------------------------------
 

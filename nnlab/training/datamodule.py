@@ -1,13 +1,16 @@
 """MNIST and its kin as a Lightning data module whose tensors live on the training device."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from nnlab.data import SPECS, ResidentLoader, ensure, load
+from nnlab.data import SPECS, Distortion, ResidentLoader, ensure, load
 from nnlab.training.classifier import Classifier
+from nnlab.training.mlp import LitMLP
 from nnlab.validation import ArgumentError, check_at_least, check_choice
 
 EVALUATION_BATCH = 1000  # images per step and process where nothing is learnt; it changes no result
@@ -33,7 +36,9 @@ class MNISTDataModule(L.LightningDataModule):
             the last of an epoch is fewer. Ctrl-C, the progress bar and callbacks have their turn between chunks.
         scaling: What the pixels become. unit is 0 to 1, bipolar is −1 to 1 as in the chapter, raw is the whole numbers
             0 to 255 (0 to 16 in digits).
-        seed: What the order of the epochs is drawn from. By default seed_everything's.
+        seed: What the order of the epochs and their distortions are drawn from. By default seed_everything's.
+        distort: Limits of random distortions of the training images, other ones in each epoch; off uses the images as
+            they are. Validation and test images are never distorted.
 
     Raises:
         ValueError: an argument is not as above; it is named.
@@ -48,6 +53,7 @@ class MNISTDataModule(L.LightningDataModule):
         val_size: int | None = None,
         scaling: Scaling = "unit",
         seed: int | None = None,
+        distort: Distortion | Literal["off"] = "off",
     ) -> None:
         super().__init__()
         check_choice("name", name, SPECS)
@@ -55,6 +61,8 @@ class MNISTDataModule(L.LightningDataModule):
         check_at_least("batch_size", batch_size, 1)
         check_at_least("chunk", chunk, 1)
         self.save_hyperparameters("scaling", "name", "seed")
+        self.distort = distort if isinstance(distort, Distortion) else None
+        self.hparams["distort"] = asdict(distort) if isinstance(distort, Distortion) else "off"
         spec = SPECS[name]
         if val_size is None:
             val_size = spec.n_train // 12
@@ -67,13 +75,15 @@ class MNISTDataModule(L.LightningDataModule):
         self.chunk, self.scaling, self.seed = chunk, scaling, seed
         self.in_features, self.n_classes = spec.in_features, spec.n_classes
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pixels: Tensor | None = None  # uint8, from 0 to 255, where they are to be distorted
         self._train_loader: ResidentLoader | None = None
 
     @property
     def words(self) -> str:
         """What the data is, in a few words."""
         n = SPECS[self.data_name].n_train - self.val_size
-        return f"{self.data_name}: {n:,} images in mini-batches of {self.batch_size}, {self.val_size:,} to validate on"
+        words = f"{self.data_name}: {n:,} images in mini-batches of {self.batch_size}, {self.val_size:,} to validate on"
+        return f"{words}; distorted anew in each epoch" if self.distort else words
 
     def prepare_data(self) -> None:
         """Get the files that are missing, and check those that are there."""
@@ -91,15 +101,33 @@ class MNISTDataModule(L.LightningDataModule):
             return
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         images, labels = load(self.data_name, self.root, splits=[split])[split]
-        self._tensors[split] = self._scaled(images.to(device)), labels.to(device)
+        images, most = images.to(device).flatten(1), SPECS[self.data_name].max_pixel
+        self._tensors[split] = self._scaled(images, most), labels.to(device)
+        if self.distort and split == "train":
+            self._pixels = images if most == 255 else (images * (255 / most)).round().to(torch.uint8)
 
-    def _scaled(self, images: Tensor) -> Tensor:
-        x = images.flatten(1).to(torch.get_default_dtype())  # (N, I)
+    def _scaled(self, images: Tensor, most: int) -> Tensor:
+        """Pixels from 0 to ``most`` as the model takes them, (N, I)."""
+        x = images.to(torch.get_default_dtype())
         if self.scaling == "unit":
-            x /= SPECS[self.data_name].max_pixel
+            x /= most
         elif self.scaling == "bipolar":
-            x.mul_(2 / SPECS[self.data_name].max_pixel).sub_(1)
+            x.mul_(2 / most).sub_(1)
+        elif most != SPECS[self.data_name].max_pixel:
+            x *= SPECS[self.data_name].max_pixel / most
         return x
+
+    def _distorted(self, n: int, seed: int, as_bytes: bool) -> Callable[[int], Tensor] | None:
+        """The training images of an epoch, scaled, or as bytes; None where they are as they are."""
+        if not (self.distort and self._pixels is not None):
+            return None
+        distort, pixels = self.distort, self._pixels[:n]
+
+        def of_epoch(epoch: int) -> Tensor:
+            images = distort(pixels, seed=seed, epoch=epoch)
+            return images if as_bytes else self._scaled(images, 255)
+
+        return of_epoch
 
     def train_dataloader(self) -> ResidentLoader:
         """Mini-batches of the training images in a new order each epoch, or chunks of them for the engine."""
@@ -112,7 +140,9 @@ class MNISTDataModule(L.LightningDataModule):
             seed = self.trainer.strategy.broadcast(seed)  # every process must draw the same order
         chunk = self.chunk if by_engine else None
         if self._train_loader is None or self._train_loader.chunk != chunk:  # reloaded, it goes on with its orders
-            self._train_loader = self._loader(x[:n], labels[:n], self.batch_size, seed, chunk)
+            as_bytes = by_engine and isinstance(model, LitMLP) and self.scaling == "unit"
+            changed = self._distorted(n, seed, as_bytes)
+            self._train_loader = self._loader(x[:n], labels[:n], self.batch_size, seed, chunk, changed)
         return self._train_loader
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
@@ -131,7 +161,16 @@ class MNISTDataModule(L.LightningDataModule):
         return self.test_dataloader()
 
     def _loader(
-        self, x: Tensor, labels: Tensor, batch_size: int, seed: int | None = None, chunk: int | None = None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        chunk: int | None = None,
+        changed: Callable[[int], Tensor] | None = None,
     ) -> ResidentLoader:
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        return ResidentLoader(x, labels, batch_size, shuffle=seed is not None, seed=seed or 0, chunk=chunk, **ranks)
+        shuffle = seed is not None
+        return ResidentLoader(
+            x, labels, batch_size, shuffle=shuffle, seed=seed or 0, chunk=chunk, changed=changed, **ranks
+        )

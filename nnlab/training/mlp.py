@@ -288,6 +288,11 @@ class LitMLP(Classifier):
             dtype=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
         )
 
+    def with_inputs(self, engine: MLPEngine, x: Tensor, loader: ResidentLoader) -> MLPEngine:
+        """The engine, which takes other inputs without being made anew."""
+        engine.set_inputs_(x)
+        return engine
+
     def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
         """Train on mini-batches, and return the loss per sample, each as it was met."""
         total, done, n = torch.zeros(()), 0, len(order)
