@@ -9,7 +9,8 @@ import math
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,8 @@ DIGEST, RANDOM = "digest", "random"
 VERSION = "pytorch-lightning_version"
 UNSIGNED = {DIGEST, VERSION, f"legacy_{VERSION}"}  # another Lightning writes its own version when it reads
 FIELDS = {"learner": str, "epoch": int, "global_step": int, "hyper_parameters": Mapping, "state_dict": Mapping}
+CHECKED_LATER = {"best_k_models", "combined_loader"}  # where each is used
+MAY_BE_NEGATIVE = ("last_epoch", "_step_count", "mode_worse", "best")
 OF_TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
 
 
@@ -117,6 +120,19 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
     for name, kind in FIELDS.items():
         if not isinstance(checkpoint.get(name), kind):
             _refuse(f"has no {name}")
+    _check_digest(checkpoint)
+    for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
+        if not isinstance(checkpoint.get(name, kind()), kind):
+            _refuse(f"has no usable {name}")
+    if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
+        _refuse("has no usable loops")
+    if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
+        _refuse("has a negative count of epochs or steps")
+    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
+        _refuse("has hyper-parameters without names")
+
+
+def _check_digest(checkpoint: Mapping[str, Any]) -> None:
     recorded = checkpoint[DIGEST]
     names = recorded.get("of") if isinstance(recorded, Mapping) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -131,19 +147,6 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
         _refuse("is damaged: its content is not what was written")
     if not re.fullmatch(r"[2-9]\.\d+.*", str(checkpoint.get(VERSION))):
         _refuse("is of no Lightning that nnlab knows")
-    _check_kinds(checkpoint)
-    if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
-        _refuse("has a negative count of epochs or steps")
-    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
-        _refuse("has hyper-parameters without names")
-
-
-def _check_kinds(checkpoint: Mapping[str, Any]) -> None:
-    for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
-        if not isinstance(checkpoint.get(name, kind()), kind):
-            _refuse(f"has no usable {name}")
-    if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
-        _refuse("has no usable loops")
 
 
 def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,30 +233,43 @@ def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
                 _without_paths(state, callback.dirpath)
 
 
-def _check_like(name: str, found: Any, like: Any) -> None:
-    """Check that a value is built as another is: mappings of the same keys, numbers and tensors of one."""
-    if not isinstance(like, Mapping):
-        if not _is_like(found, like):
-            _refuse(f"has no usable {name}")
-        return
-    keys = like.keys() - {"best_k_models", "combined_loader"}  # each is looked at where it is used
-    if not isinstance(found, Mapping) or not keys <= found.keys():
+def _check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> None:
+    """Check that a saved value has the form of this run's value.
+
+    A setting of an optimizer or a scheduler is finite, has a sign that makes sense, and may be a fraction where this
+    run's is whole. Other states hold counts, and figures that may be missing in one of the two.
+    """
+    parts: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(like, Counter):  # a scheduler's milestones
+        good = isinstance(found, Mapping) and all(type(part) is int for item in found.items() for part in item)
+    elif isinstance(like, Mapping):
+        keys = like.keys() - CHECKED_LATER
+        good = isinstance(found, Mapping) and keys <= found.keys()
+        parts = ((f"{name}.{key}", found[key], like[key]) for key in keys)
+    elif setting and isinstance(like, (list, tuple)):
+        good = isinstance(found, (list, tuple)) and len(found) == len(like)
+        parts = ((name, *pair) for pair in zip(found, like, strict=True)) if good else ()
+    elif isinstance(like, (bool, str)):
+        good = type(found) is type(like)
+    elif isinstance(like, Tensor):
+        good = isinstance(found, Tensor) and found.shape == like.shape and not found.is_quantized
+        good = good and bool(found.isfinite().all() if setting else not found.isnan().any())
+    elif setting and isinstance(like, (int, float)):
+        good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
+        good = good and (found >= 0 or like < 0 or name.endswith(MAY_BE_NEGATIVE))
+        good = good and not (name.endswith("betas") and found >= 1)
+    elif isinstance(like, int):
+        good = type(found) is int and abs(found) <= 2**53
+    elif not setting and (like is None or isinstance(like, float)):
+        good = found is None or isinstance(found, str) or _is_number(found)
+        if isinstance(found, Tensor):
+            good = found.numel() == 1 and not found.is_quantized and not found.isnan().any()
+    else:
+        good = True
+    if not good:
         _refuse(f"has no usable {name}")
-    for key in keys:
-        _check_like(f"{name}.{key}", found[key], like[key])
-
-
-def _is_like(found: Any, like: Any) -> bool:
-    if isinstance(like, bool):
-        return isinstance(found, bool)
-    if isinstance(like, int):
-        return type(found) is int and abs(found) <= 2**53
-    if like is None or isinstance(like, (float, Tensor)):
-        if isinstance(found, Tensor) or isinstance(like, Tensor):
-            one = isinstance(found, Tensor) and found.numel() == 1 and not found.is_quantized
-            return one and not found.isnan().any()
-        return found is None or isinstance(found, str) or _is_number(found)
-    return not isinstance(like, str) or isinstance(found, str)
+    for part in parts:
+        _check_like(*part, setting=setting)
 
 
 def _is_number(value: Any) -> bool:
@@ -284,7 +300,7 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> 
             _refuse("has no usable state of the optimizer")
         for key, value in like.items():
             if key != "params":
-                _check_setting(f"optimizer's {key}", group.get(key), value)
+                _check_like(f"value of the optimizer's {key}", group.get(key), value, setting=True)
             if isinstance(value, (bool, str)) or value is None:
                 group[key] = value  # a way to compute is this run's
     kept = {"step", "exp_avg", "exp_avg_sq"} if name in ("Adam", "AdamW") else set()
@@ -326,36 +342,15 @@ def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
     Raises:
         ArgumentError: it is not.
     """
-    if kind != type(scheduler).__name__:
-        name = type(scheduler).__name__
+    name, own = type(scheduler).__name__, scheduler.state_dict()
+    if kind != name:
         raise ArgumentError("lr_scheduler", f"is {name}, but the checkpoint was trained with {kind}")
-    own = scheduler.state_dict()
+    if "_schedulers" in own:
+        raise ArgumentError("lr_scheduler", f"is {name}, with which a run cannot go on: its schedulers are not checked")
     if not isinstance(found, Mapping) or found.keys() != own.keys():
         _refuse("has no usable state of the scheduler")
     for key, value in own.items():
-        _check_setting(f"scheduler's {key}", found[key], value)
-
-
-def _check_setting(name: str, found: Any, like: Any) -> None:
-    """Check a setting: of the kind of another, and finite."""
-    if isinstance(like, (list, tuple)):
-        good = isinstance(found, (list, tuple)) and len(found) == len(like)
-        for one, own in zip(found, like, strict=True) if good else ():
-            _check_setting(name, one, own)
-    elif isinstance(like, Mapping):
-        same = isinstance(found, Mapping) and (found.keys() == like.keys() or all(type(k) is int for k in found))
-        good = same and all(isinstance(value, (int, float, str)) for value in found.values())
-    elif isinstance(like, (bool, str)):
-        good = type(found) is type(like)
-    elif isinstance(like, (int, float)):
-        good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
-        good = good and (found >= 0 or like < 0 or name.endswith(("last_epoch", "_step_count", "mode_worse", "best")))
-    elif isinstance(like, Tensor):
-        good = isinstance(found, Tensor) and found.shape == like.shape and bool(found.isfinite().all())
-    else:
-        good = True
-    if not good or (name.endswith("betas") and isinstance(found, (int, float)) and found >= 1):
-        _refuse(f"has no usable value of the {name}")
+        _check_like(f"value of the scheduler's {key}", found[key], value, setting=True)
 
 
 # ---- the random state ------------------------------------------------------------------------------------------------
