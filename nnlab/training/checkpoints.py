@@ -215,7 +215,7 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
             _refuse("holds weights only, from which training cannot go on")
     expected = {"fit_loop": trainer.fit_loop.state_dict(), "validate_loop": trainer.validate_loop.state_dict()}
     for name, loop in expected.items():
-        _check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
+        check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
     check_callbacks(checkpoint, trainer)
 
 
@@ -228,16 +228,19 @@ def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
     for callback in trainer.callbacks:
         key = callback.state_key
         if (state := checkpoint.get("callbacks", {}).get(key)) is not None and (own := callback.state_dict()):
-            _check_like(f"state of {type(callback).__name__}", state, own)
+            check_like(f"state of {type(callback).__name__}", state, own)
             if isinstance(callback, ModelCheckpoint):
                 _without_paths(state, callback.dirpath)
 
 
-def _check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> None:
+def check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> None:
     """Check that a saved value has the form of this run's value.
 
     A setting of an optimizer or a scheduler is finite, has a sign that makes sense, and may be a fraction where this
     run's is whole. Other states hold counts, and figures that may be missing in one of the two.
+
+    Raises:
+        ArgumentError: it has another form; the message names it.
     """
     parts: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(like, Counter):  # a scheduler's milestones
@@ -252,7 +255,8 @@ def _check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> N
     elif isinstance(like, (bool, str)):
         good = type(found) is type(like)
     elif isinstance(like, Tensor):
-        good = isinstance(found, Tensor) and found.shape == like.shape and not found.is_quantized
+        good = isinstance(found, Tensor) and found.shape == like.shape
+        good = good and not (found.is_quantized or found.is_complex())
         good = good and bool(found.isfinite().all() if setting else not found.isnan().any())
     elif setting and isinstance(like, (int, float)):
         good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
@@ -269,7 +273,7 @@ def _check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> N
     if not good:
         _refuse(f"has no usable {name}")
     for part in parts:
-        _check_like(*part, setting=setting)
+        check_like(*part, setting=setting)
 
 
 def _is_number(value: Any) -> bool:
@@ -300,7 +304,7 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> 
             _refuse("has no usable state of the optimizer")
         for key, value in like.items():
             if key != "params":
-                _check_like(f"value of the optimizer's {key}", group.get(key), value, setting=True)
+                check_like(f"value of the optimizer's {key}", group.get(key), value, setting=True)
             if isinstance(value, (bool, str)) or value is None:
                 group[key] = value  # a way to compute is this run's
     kept = {"step", "exp_avg", "exp_avg_sq"} if name in ("Adam", "AdamW") else set()
@@ -350,7 +354,7 @@ def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
     if not isinstance(found, Mapping) or found.keys() != own.keys():
         _refuse("has no usable state of the scheduler")
     for key, value in own.items():
-        _check_like(f"value of the scheduler's {key}", found[key], value, setting=True)
+        check_like(f"value of the scheduler's {key}", found[key], value, setting=True)
 
 
 # ---- the random state ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nnlab.data import Chunk, ResidentLoader
 from nnlab.engine import NotFiniteError
-from nnlab.training.checkpoints import check_callbacks, check_content, check_weights, read_checkpoint, sign
+from nnlab.training.checkpoints import check_callbacks, check_content, check_like, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
 from nnlab.training.resume import Continuity, has_ended, of_all_ranks, own_of, position_of_done
 from nnlab.validation import ArgumentError, check_choice
@@ -223,7 +223,7 @@ class Classifier(L.LightningModule, ABC):
         Raises:
             ArgumentError: ``engine`` is "on", and something does not let it.
         """
-        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        why = self._obstacle()
         if why and self.engine == "on":
             raise ArgumentError("engine", f"must be auto or off: {why}")
         if self.engine == "auto" and self._continuity.within_mini_batches:
@@ -235,11 +235,13 @@ class Classifier(L.LightningModule, ABC):
         return why is None
 
     def _obstacle(self) -> str | None:
+        if self.engine == "off":
+            return "--model.engine=off"
         return obstacle(self.trainer, self, self.base) or self.engine_obstacle()
 
     def _by_engine(self, order: Tensor, batch_idx: int) -> Tensor:
         loader = self.trainer.train_dataloader
-        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        why = self._obstacle()
         if why and self._said == "engine on":
             raise ArgumentError("engine", f"must be off, since something changed after the start of training: {why}")
         if why or not isinstance(loader, ResidentLoader):
@@ -346,11 +348,8 @@ class Classifier(L.LightningModule, ABC):
         if len(labels):
             self.metric(f"{stage}_acc").update(predicted, labels)
 
-    def log_epoch(self, stage: str) -> None:
-        """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""
-        self._log((f"{stage}_loss", f"{stage}_acc"))
-
     def _log(self, names: Sequence[str]) -> None:
+        """Log figures over the samples of all processes; Lightning resets them."""
         if not self.trainer.barebones:  # where Lightning warns of every figure
             for name in names:
                 self.log(name, self.metric(name), on_step=False, on_epoch=True, prog_bar=True)
@@ -361,7 +360,7 @@ class Classifier(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss`` and ``val_acc``."""
-        self.log_epoch("val")
+        self._log(("val_loss", "val_acc"))
         trains = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if trains and not self.metric("val_loss").compute().isfinite():
             raise self._not_finite("val_loss", None)
@@ -372,7 +371,7 @@ class Classifier(L.LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test_loss`` and ``test_acc``."""
-        self.log_epoch("test")
+        self._log(("test_loss", "test_acc"))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The predicted class labels of a batch, x, (x,) or (x, labels): (N,) int64."""
@@ -415,27 +414,17 @@ class Classifier(L.LightningModule, ABC):
             check_callbacks(checkpoint, trainer)
         if trainer.precision == "64-true":  # Lightning would load into float32, and widen what is left
             self.double()
-        if (
-            trainer.state.fn != "fit" or trainer.ckpt_path is None
-        ):  # as a learning-rate finder's, which puts back its own
+        if trainer.state.fn != "fit" or trainer.ckpt_path is None:  # None: a learning-rate finder restores its own
             return
         self._continuity.load(checkpoint, trainer)
         if trainer.max_steps == -1:  # else Lightning ends the epoch again; batches have one size then
             _whole_epoch(checkpoint)
-        self._load_figures(own_of(trainer, checkpoint.get("figures")))
-
-    def _load_figures(self, figures: Any) -> None:
-        if not isinstance(figures, Mapping) or figures.keys() != set(self.training_figures):
-            raise ArgumentError("ckpt_path", "has no usable figures of its epoch")
-        for name, state in figures.items():
-            own: dict[str, Any] = self.metric(name).metric_state
-            if not isinstance(state, Mapping) or state.keys() != own.keys():
-                raise ArgumentError("ckpt_path", f"has no usable {name}")
+        figures = own_of(trainer, checkpoint.get("figures"))
+        fresh = {name: self.metric(name).metric_state for name in self.training_figures}
+        check_like("figures of its epoch", figures, fresh)
+        for name, state in fresh.items():
             for key, value in state.items():
-                like = own[key]
-                if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype.is_complex:
-                    raise ArgumentError("ckpt_path", f"has no usable {name}")
-                setattr(self.metric(name), key, value.to(like))
+                setattr(self.metric(name), key, figures[name][key].to(value))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
