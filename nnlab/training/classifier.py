@@ -16,7 +16,7 @@ from nnlab.data import Chunk, ResidentLoader
 from nnlab.engine import NotFiniteError
 from nnlab.training.checkpoints import check_callbacks, check_content, check_like, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
-from nnlab.training.resume import Continuity, has_ended, of_all_ranks, own_of, position_of_done
+from nnlab.training.resume import Continuity, has_ended, loader_states, of_all_ranks, own_of, position_of_done
 from nnlab.validation import ArgumentError, check_choice
 
 Engine = Literal["auto", "on", "off"]
@@ -388,10 +388,10 @@ class Classifier(L.LightningModule, ABC):
             updated = [name for name in self.training_figures if self.metric(name).update_called]
             known = {name: float(self.metric(name).compute()) for name in updated}
             self._continuity.save(checkpoint, trainer, known)
-            loop = checkpoint["loops"]["fit_loop"]
-            for state in loop["state_dict"].get("combined_loader", []):
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for state in loader_states(checkpoint):
                 if isinstance(state, dict) and "n_samples" in state:
-                    state["position"] = position_of_done(state, loop["epoch_loop.batch_progress"])
+                    state["position"] = position_of_done(state, progress)
         sign(checkpoint)
         self._continuity.note(checkpoint)
 

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
-from nnlab.training.parser import FROM_DATA, Parser, flag_of, learner_named, short_help
+from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
 from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device
@@ -82,8 +82,9 @@ class Figures(CSVLogger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a row."""
         values = {name: float(value) for name, value in metrics.items()}
-        whole = {name: int(values[name]) for name in ("epoch",) if name in values}
-        row = values | whole | {"step": step or 0}
+        row = values | {"step": step or 0}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
         last = self._rows[-1] if self._rows else {"step": -1}
         if last == row:
             return  # FiguresFirst has logged it
@@ -96,11 +97,16 @@ class Figures(CSVLogger):
     def save(self) -> None:
         """Write all rows."""
         if self._rows:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
-            write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
+            columns = sorted({name for row in self._rows for name in row})
+            _write_csv(
+                Path(self.log_dir) / "metrics.csv", columns, [[row.get(c) for c in columns] for row in self._rows]
+            )
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_whole(path, text.getvalue())
 
 
 class FiguresFirst(Callback):
@@ -219,11 +225,12 @@ class NNLabCLI(LightningCLI):
         if not bare:
             callbacks += [FiguresFirst(), self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
             callbacks += [every["early_stopping"]] if self.early_stopping else []
-            shows = config["enable_progress_bar"] is not False and not any(
-                isinstance(c, ProgressBar) for c in callbacks
-            )
-            callbacks += [EpochBar()] * (shows and sys.stdout.isatty())
-            kwargs |= {"enable_progress_bar": False} if shows and not sys.stdout.isatty() else {}
+            has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            if config["enable_progress_bar"] is not False and not has_bar:
+                if sys.stdout.isatty():
+                    callbacks.append(EpochBar())
+                else:
+                    kwargs["enable_progress_bar"] = False
         plugins = _listed(config["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
@@ -296,11 +303,9 @@ class NNLabCLI(LightningCLI):
         labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
-        rows = [(i, *row) for i, row in enumerate(zip(labels[: len(predicted)], predicted, strict=True))]
+        rows = zip(range(len(predicted)), labels[: len(predicted)], predicted, strict=True)
         path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([("index", "target", "prediction"), *rows])
-        write_whole(path, text.getvalue())
+        _write_csv(path, ("index", "target", "prediction"), rows)
         _say(f"predictions: {path}")
 
 
@@ -439,22 +444,20 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
     follow_parent(arguments[0])
-    learner: type[Classifier] = LitMLP
-    chosen, NNLabCLI.folder, NNLabCLI.settings = dict(chosen), None, None
+    NNLabCLI.folder, NNLabCLI.settings, Parser.learner, Parser.chosen = None, None, LitMLP, dict(chosen)
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
-            chosen = choices(settings) | chosen
+            chosen = choices(settings) | dict(chosen)
             settings = {name: value for name, value in settings.items() if (name, value) != ("early_stopping", None)}
             arguments = [arguments[0], f"--config={yaml.safe_dump(settings)}", *arguments[1:]]
         NNLabCLI.early_stopping = chosen.get("early_stopping", 0) is not None
-        Parser.chosen = chosen
-        learner = Parser.learner = learner_named(chosen.get("model") or "LitMLP")
+        Parser.chosen, Parser.learner = dict(chosen), learner_named(chosen.get("model") or "LitMLP")
         if arguments[1:] and arguments[-1] in ("-h", "--help"):
-            print(short_help(arguments[0], learner))
+            print(short_help(arguments[0], Parser.learner))
             return
         NNLabCLI([a for a in arguments if a != "all" or arguments[-1] != "all"])
     except Exception as error:
-        status, line = _explained(error, learner, optimizer=bool(chosen.get("optimizer")))
+        status, line = _explained(error)
         told = tell(status, line)
         is_rank = torch.distributed.is_available() and torch.distributed.is_initialized()
         unexpected = status == FAILED and not isinstance(error, FloatingPointError)
@@ -468,17 +471,17 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
         sys.exit(status)
 
 
-def _explained(error: Exception, learner: type[Classifier], *, optimizer: bool) -> tuple[int, str]:
+def _explained(error: Exception) -> tuple[int, str]:
     """The exit status for an error, and what to say of it."""
     if isinstance(error, FloatingPointError):  # training met NaN or infinity
-        return FAILED, f"{error} ({flag_of('lr', learner, optimizer=optimizer)})"
-    mistake = _users_mistake(error, learner, optimizer=optimizer)
+        return FAILED, f"{error} ({Parser.flag_of('lr')})"
+    mistake = _users_mistake(error)
     if mistake is None:
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())
     return USER_ERROR, " ".join(mistake.split())
 
 
-def _users_mistake(error: BaseException | None, learner: type[Classifier], *, optimizer: bool) -> str | None:
+def _users_mistake(error: BaseException | None) -> str | None:
     """The mistake behind an error, and the flag to change: the parser wraps what a constructor raises in errors."""
     chain = []
     while error is not None:
@@ -486,7 +489,7 @@ def _users_mistake(error: BaseException | None, learner: type[Classifier], *, op
         error = error.__cause__ or error.__context__
     for mistake in chain:
         if isinstance(mistake, ArgumentError):
-            return f"{mistake} ({flag_of(mistake.argument, learner, optimizer=optimizer)})"
+            return f"{mistake} ({Parser.flag_of(mistake.argument)})"
         if isinstance(mistake, (UserError, DataError)):
             return str(mistake)
     for mistake in chain[::-1]:

@@ -78,47 +78,11 @@ def _options(learner: type[Classifier], chosen: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def meant(flag: str, learner: type[Classifier], chosen: Mapping[str, Any]) -> str:
-    """The flag that an unknown one stands for, as the end of a message; nothing where none is near.
-
-    >>> meant("--epochs=3", LitMLP, {})
-    '; did you mean --trainer.max_epochs?'
-    """
-    if flag.endswith((".yaml", ".yml")):
-        return f"; did you mean --config {flag}?"
-    name = flag.lstrip("-").partition("=")[0]
-    last, options = name.rpartition(".")[2], _options(learner, chosen)
-    if last in ALIASES:
-        return f"; did you mean --{ALIASES[last]}?"
-    near = difflib.get_close_matches(last, options, 1, 0.75)
-    if not near:
-        return ""
-    if near[0] == "lr":  # of the optimizer, where the model has none of its own rule
-        return f"; did you mean --{'model' if learner.__name__ == 'LitPerceptron' else 'optimizer'}.lr?"
-    group = name.rpartition(".")[0]
-    flags = sorted(options[near[0]], key=lambda option: not option.startswith(f"--{group}."))
-    return f"; did you mean {flags[0]}?"
-
-
 def _class_meant(name: str) -> str:
     modules = (torch.optim, lr_scheduler, callbacks, loggers, plugins, profilers, strategies)
     known = {kind.lower(): kind for module in modules for kind in dir(module)}
     near = difflib.get_close_matches(name.rpartition(".")[2].lower(), known, 1, 0.7)
     return f"; did you mean {known[near[0]]}?" if near else ""
-
-
-def flag_of(argument: str, learner: type[Classifier], *, optimizer: bool) -> str:
-    """The flag that sets an argument of the model, the data module, the trainer or the optimizer, if one is chosen."""
-    if argument in FROM_DATA:
-        return "--data.name"
-    if argument == "state_dict":  # of the loader, which goes on with the same batches only
-        return "--ckpt_path"
-    if argument == "lr":
-        return f"--{'optimizer' if optimizer else 'model'}.lr"
-    for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
-        if argument in inspect.signature(owner.__init__).parameters:
-            return f"--{group}.{argument}"
-    return f"--{argument}"
 
 
 def plain(message: str) -> str:
@@ -179,12 +143,43 @@ class Parser(LightningArgumentParser):
         """
         text = re.sub(r"ambiguous option: (\S+) could match.*", r"unrecognized arguments: \1", plain(message))
         if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
-            text += meant(unknown[1], self.learner, self.chosen)
+            text += self._meant(unknown[1])
         elif unknown := re.search(r"--(\w+): Option '(\w+)' is not accepted", text):
-            text += meant(f"--{unknown[1]}.{unknown[2]}", self.learner, self.chosen)
+            text += self._meant(f"--{unknown[1]}.{unknown[2]}")
         elif unknown := re.search(r"Expected a dot import path string: ([\w.]+?)(?=\.? |$)", text):
             text = f"{text[: unknown.start()]}there is no class {unknown[1]}{_class_meant(unknown[1])}"
         raise UserError(text) from ex
+
+    def _meant(self, flag: str) -> str:
+        """The flag that an unknown one stands for, as the end of a message; nothing where none is near."""
+        if flag.endswith((".yaml", ".yml")):
+            return f"; did you mean --config {flag}?"
+        name = flag.lstrip("-").partition("=")[0]
+        group, _, last = name.rpartition(".")
+        if last in ALIASES:
+            return f"; did you mean --{ALIASES[last]}?"
+        options = _options(self.learner, self.chosen)
+        near = difflib.get_close_matches(last, options, 1, 0.75)
+        if not near:
+            return ""
+        if near[0] == "lr":  # of the optimizer, where the model has no rule of its own
+            return f"; did you mean --{'model' if self.learner is LitPerceptron else 'optimizer'}.lr?"
+        flags = sorted(options[near[0]], key=lambda option: not option.startswith(f"--{group}."))
+        return f"; did you mean {flags[0]}?"
+
+    @classmethod
+    def flag_of(cls, argument: str) -> str:
+        """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
+        if argument in FROM_DATA:
+            return "--data.name"
+        if argument == "state_dict":  # of the loader, which goes on with the same batches only
+            return "--ckpt_path"
+        if argument == "lr":
+            return f"--{'optimizer' if cls.chosen.get('optimizer') else 'model'}.lr"
+        for group, owner in (("model", cls.learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
+            if argument in inspect.signature(owner.__init__).parameters:
+                return f"--{group}.{argument}"
+        return f"--{argument}"
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The usual help, and below it the options of the chosen learner."""

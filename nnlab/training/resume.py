@@ -33,6 +33,7 @@ class Continuity:
     def __init__(self) -> None:
         self._fresh: dict[str, Any] = {}  # classes and settings of this run's optimizers and schedulers
         self._old: dict[str, Any] | None = None  # the checkpoint that this run goes on from
+        self._changes: list[tuple[Any, str, Any, Any]] = []  # optimizer or scheduler, setting, before, now
         self._figures: dict[str, float] | None = None  # by which a scheduler must yet be stepped
         self._within_epoch = False  # the first epoch of this run began in another one
         self._of_tuners: set[str] = set()  # digests of checkpoints that were written before this run began
@@ -66,31 +67,32 @@ class Continuity:
                 [type(c.scheduler).__name__, _plain(c.scheduler.state_dict())] for c in trainer.lr_scheduler_configs
             ],
         }
+        self._changes = []
         if self._old is None:
             return
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         check: Any
-        for field, name, check, things in (
-            ("lr_schedulers", "schedulers", check_scheduler, schedulers),
-            ("optimizer_states", "optimizers", check_optimizer, trainer.optimizers),
+        for argument, record, field, check, things in (
+            ("lr_scheduler", "schedulers", "lr_schedulers", check_scheduler, schedulers),
+            ("optimizer", "optimizers", "optimizer_states", check_optimizer, trainer.optimizers),
         ):
-            states, recorded = self._old[field], self._old[FIELD].get(name)
-            kinds = [entry[0] for entry in recorded] if _is_record(recorded) else []
-            if len(states) != len(things) or len(kinds) != len(things):
-                had = ", ".join(map(str, kinds)) or "none"
-                raise ArgumentError(
-                    name[:-1] if name == "optimizers" else "lr_scheduler",
-                    f"must be as in the checkpoint, which has {had}",
-                )
-            for k, (state, thing, kind) in enumerate(zip(states, things, kinds, strict=True)):
+            states, old = self._old[field], self._old[FIELD].get(record)
+            old = old if _is_record(old) else []
+            if not len(states) == len(old) == len(things):
+                had = ", ".join(str(kind) for kind, _ in old) or "none"
+                raise ArgumentError(argument, f"must be as in the checkpoint, which has {had}")
+            changes = []
+            for thing, state, (kind, before), (_, now) in zip(things, states, old, self._fresh[record], strict=True):
                 check(state, thing, kind)
-                for setting, before, now in _changed(recorded[k][1], self._fresh[name][k][1]):
-                    _check_change(thing, setting, before, now, schedulers)
+                for change in _changed(before, now):
+                    _check_change(thing, *change, schedulers)
+                    changes.append((thing, *change))
+            self._changes = changes + self._changes  # the optimizers' first
 
     @property
     def within_mini_batches(self) -> bool:
         """Whether the run goes on within an epoch that went one mini-batch at a time."""
-        states = self._old["loops"]["fit_loop"]["state_dict"].get("combined_loader") if self._old else None
+        states = loader_states(self._old) if self._old else []
         state = states[0] if states else {}
         return state.get("chunk", 0) is None and 0 < state["position"] < state["n_samples"]
 
@@ -101,7 +103,7 @@ class Continuity:
             return
         old, self._old = self._old, None
         set_random_state(own_of(trainer, old.get(RANDOM)))
-        loader, states = trainer.train_dataloader, old["loops"]["fit_loop"]["state_dict"].get("combined_loader")
+        loader, states = trainer.train_dataloader, loader_states(old)
         if isinstance(loader, ResidentLoader) and states:  # Lightning leaves it out where an epoch had ended
             loader.load_state_dict(states[0])
         progress = old["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -115,28 +117,27 @@ class Continuity:
                 trainer.should_stop = True
             elif stop is not None:
                 stop.stopped_epoch = 0
-        self._take_over(old[FIELD], trainer)
+        self._take_over(trainer)
 
-    def _take_over(self, old: Mapping[str, Any], trainer: L.Trainer) -> None:
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        for k, optimizer in enumerate(trainer.optimizers):
-            for name, before, now in _changed(old["optimizers"][k][1], self._fresh["optimizers"][k][1]):
-                if name not in optimizer.defaults:
-                    continue
-                rank_zero_info(f"going on with {name} {now} in place of {before}")
-                scaled = name == "lr" and bool(before)
-                for group in optimizer.param_groups:
-                    group[name] = group[name] * now / before if scaled else now
-                    if name == "lr" and "initial_lr" in group:
-                        group["initial_lr"] = now
-                for scheduler in schedulers if scaled else ():
-                    if hasattr(scheduler, "base_lrs"):
-                        scheduler.base_lrs = [lr * now / before for lr in scheduler.base_lrs]
-        for k, scheduler in enumerate(schedulers):
-            for name, before, now in _changed(old["schedulers"][k][1], self._fresh["schedulers"][k][1]):
-                if not _is_derived(name):
-                    rank_zero_info(f"going on with {name} {now} in place of {before}")
-                    setattr(scheduler, name, now)
+    def _take_over(self, trainer: L.Trainer) -> None:
+        """Apply the settings that changed to the optimizers and schedulers, which hold the old ones."""
+        changes, self._changes = self._changes, []
+        for thing, name, before, now in changes:
+            is_optimizer = isinstance(thing, torch.optim.Optimizer)
+            if name not in thing.defaults if is_optimizer else _is_derived(name):
+                continue
+            rank_zero_info(f"going on with {name} {now} in place of {before}")
+            if not is_optimizer:
+                setattr(thing, name, now)
+                continue
+            scaled = name == "lr" and bool(before)
+            for group in thing.param_groups:
+                group[name] = group[name] * now / before if scaled else now
+                if name == "lr" and "initial_lr" in group:
+                    group["initial_lr"] = now
+            for config in trainer.lr_scheduler_configs if scaled else ():
+                if hasattr(config.scheduler, "base_lrs"):
+                    config.scheduler.base_lrs = [lr * now / before for lr in config.scheduler.base_lrs]
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 
@@ -183,15 +184,13 @@ def own_of(trainer: L.Trainer, values: Any) -> Any:
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are numbers, text, switches, or lists of these."""
+    return {name: value for name, value in settings.items() if name != "params" and _is_plain(value)}
 
-    def is_plain(value: Any) -> bool:
-        if isinstance(value, (list, tuple)):
-            return all(map(is_plain, value))
-        if isinstance(value, Mapping):
-            return all(map(is_plain, value.values()))
-        return value is None or isinstance(value, (bool, int, float, str))
 
-    return {name: value for name, value in settings.items() if name != "params" and is_plain(value)}
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple, Mapping)):
+        return all(map(_is_plain, value.values() if isinstance(value, Mapping) else value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _is_record(value: Any) -> bool:
@@ -234,23 +233,28 @@ def _is_derived(setting: str) -> bool:
     return setting.startswith("_") or setting in ("base_lrs", "last_epoch")
 
 
+def loader_states(checkpoint: Mapping[str, Any]) -> Any:
+    """What a checkpoint says of the loaders of training: a list, empty at the end of an epoch; unchecked."""
+    state = checkpoint["loops"]["fit_loop"]["state_dict"]
+    return state.get("combined_loader", []) if isinstance(state, Mapping) else None
+
+
 def _check_loader(checkpoint: Mapping[str, Any], trainer: Any) -> None:
     """Check that the loader's state is there, and at the place that Lightning's counts give."""
-    loop = checkpoint["loops"]["fit_loop"]
-    states = loop["state_dict"].get("combined_loader", []) if isinstance(loop["state_dict"], Mapping) else None
+    states, progress = loader_states(checkpoint), checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
         raise ArgumentError("ckpt_path", "has no usable state of the loader")
     if hasattr(trainer.datamodule, "chunk") and not states:
         raise ArgumentError("ckpt_path", "has no state of the loader")
-    progress = loop["epoch_loop.batch_progress"]
     for state in states:
-        if "n_samples" in state:
-            numbers = [state.get(name) for name in ("position", "n_samples", "world_size", "batch_size")]
-            chunk = state.get("chunk")
-            if any(type(number) is not int for number in numbers) or not (chunk is None or type(chunk) is int):
-                raise ArgumentError("ckpt_path", "has no usable state of the loader")
-            if numbers[0] != position_of_done(state, progress):
-                raise ArgumentError("ckpt_path", "has a loader at another place than its counts of batches")
+        if "n_samples" not in state:
+            continue  # another loader's
+        numbers = [state.get(name) for name in ("position", "n_samples", "world_size", "batch_size")]
+        numbers += [] if state.get("chunk") is None else [state["chunk"]]
+        if any(type(number) is not int for number in numbers):
+            raise ArgumentError("ckpt_path", "has no usable state of the loader")
+        if numbers[0] != position_of_done(state, progress):
+            raise ArgumentError("ckpt_path", "has a loader at another place than its counts of batches")
 
 
 def position_of_done(state: Mapping[str, Any], progress: Mapping[str, Any]) -> int:

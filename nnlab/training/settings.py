@@ -31,26 +31,26 @@ def check_numbers(config: Any) -> None:
     Raises:
         UserError, ArgumentError: naming the flag.
     """
-    for flag, value in _numbers("-", config):
-        if isinstance(value, int) and not -(2**63) <= value < 2**63 and flag != "--seed_everything":
-            raise UserError(f"{flag} must be below 2^63, got {str(value)[:40]}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{flag} must be a finite number, got {value}")
+    for key, part in config.items():
+        _check_numbers(f"--{key}", part)
     if not 0 <= config.seed_everything < 2**32:
         problem = f"must be a whole number from 0 to {2**32 - 1}, got {config.seed_everything}"
         raise ArgumentError("seed_everything", problem)
 
 
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
-    """All numbers of the settings, each with its flag."""
-    if isinstance(value, (int, float)):
-        yield name.replace(".init_args.", "."), value
-    elif hasattr(value, "items"):
+def _check_numbers(flag: str, value: Any) -> None:
+    """Check a setting, or each of a group or a list."""
+    flag = flag.replace(".init_args.", ".")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63 and flag != "--seed_everything":
+        raise UserError(f"{flag} must be below 2^63, got {str(value)[:40]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} must be a finite number, got {value}")
+    if hasattr(value, "items"):
         for key, part in value.items():
-            yield from _numbers(f"--{key}" if name == "-" else f"{name}.{key}", part)
+            _check_numbers(f"{flag}.{key}", part)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from _numbers(name, part)
+            _check_numbers(flag, part)
 
 
 def try_optimizer(parameters: list[torch.Tensor], optimizer: Any, lr_scheduler: Any, precision: str | None) -> None:
@@ -73,6 +73,7 @@ CHOSEN = (
     "lr_scheduler",
     *(f"trainer.{key}" for key in ("callbacks", "logger", "plugins", "strategy", "profiler")),
 )
+"""The flags that choose classes."""
 
 
 def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> str:
@@ -81,25 +82,13 @@ def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> st
     "" for an error of nnlab's own code, or of a class of the user's own, whose traceback is what helps.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
-    classes: dict[str, str] = {}
-    for flag in CHOSEN:
-        value = config.get(flag)
-        for kind in value if isinstance(value, list) else [value]:
-            if path := getattr(kind, "class_path", None):
-                name, usual = path.rpartition(".")[2], signature(cast(type, pydoc.locate(path))).parameters
-                given = {
-                    k: v
-                    for k, v in (kind.get("init_args") or {}).items()
-                    if type(v) in (int, float, str, bool) and (k not in usual or v != usual[k].default)
-                }
-                named = {k: v for k, v in given.items() if re.search(rf"\b{k}\b", str(error))} or given
-                classes[name] = " ".join([f"--{flag}={name}", *(f"--{flag}.{k}={v}" for k, v in named.items())])
+    classes = {kind.class_path.rpartition(".")[2]: (flag, kind) for flag, kind in _chosen_classes(config)}
     for frame in frames:
         if frame.f_globals.get("__name__", "").startswith("nnlab."):
             break
         for kind in map(type, frame.f_locals.values()):
-            if kind.__module__.startswith(("torch.", "lightning.")) and (flags := classes.get(kind.__name__)):
-                return flags
+            if kind.__module__.startswith(("torch.", "lightning.")) and kind.__name__ in classes:
+                return _flags(*classes[kind.__name__], str(error))
     if not frames or not frames[0].f_globals.get("__name__", "").startswith("lightning."):
         return ""
     known = signature(L.Trainer).parameters
@@ -108,6 +97,28 @@ def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> st
         k for k, p in known.items() if k in config.trainer and config.trainer[k] not in (p.default, defaults.get(k))
     ]
     return " ".join(f"--trainer.{name}" for name in dict.fromkeys(names or changed))
+
+
+def _chosen_classes(config: Any) -> Iterator[tuple[str, Any]]:
+    """The classes that were chosen, each with its flag."""
+    for flag in CHOSEN:
+        value = config.get(flag)
+        for kind in value if isinstance(value, list) else [value]:
+            if getattr(kind, "class_path", None):
+                yield flag, kind
+
+
+def _flags(flag: str, kind: Any, message: str) -> str:
+    """A class and its settings as flags: those that a message names, or all that differ from their defaults."""
+    usual = signature(cast(type, pydoc.locate(kind.class_path))).parameters
+    given = {
+        name: value
+        for name, value in (kind.get("init_args") or {}).items()
+        if type(value) in (int, float, str, bool) and (name not in usual or value != usual[name].default)
+    }
+    named = {name: value for name, value in given.items() if re.search(rf"\b{name}\b", message)} or given
+    name = kind.class_path.rpartition(".")[2]
+    return " ".join([f"--{flag}={name}", *(f"--{flag}.{k}={v}" for k, v in named.items())])
 
 
 def check_settings(command: str, config: Any, learner: type[Classifier]) -> None:
@@ -121,26 +132,21 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
     Raises:
         UserError, ArgumentError: naming what to change.
     """
-    given: dict[str, tuple[Any, Any]] = {
-        "model": (learner, config.model.init_args),
-        "data": (MNISTDataModule, config.data),
-    }
-    chosen = {key: config[key] for key in ("optimizer", "lr_scheduler") if config[key]}
-    given |= {key: (pydoc.locate(kind.class_path), kind.get("init_args") or {}) for key, kind in chosen.items()}
-    for group, (owner, values) in given.items():
-        _check_given(group, owner, values)
+    _check_given("model", learner, config.model.init_args)
+    _check_given("data", MNISTDataModule, config.data)
     _check_from_data(config, learner)
-    if learner.__name__ == "LitPerceptron":
-        for name in ("optimizer", "lr_scheduler"):
-            if config[name]:
-                raise UserError(f"LitPerceptron learns by its own rule: leave out --{name}, and set --model.lr")
+    for key in ("optimizer", "lr_scheduler"):
+        if kind := config[key]:
+            _check_given(key, cast(type, pydoc.locate(kind.class_path)), kind.get("init_args") or {})
+            if learner.__name__ == "LitPerceptron":
+                raise UserError(f"LitPerceptron learns by its own rule: leave out --{key}, and set --model.lr")
     if config.lr_scheduler and not config.optimizer:
         raise UserError("--lr_scheduler needs the optimizer that it is to steer: add --optimizer and --optimizer.lr")
     _check_names(config)
     if config.trainer.accelerator == "mps":
         raise ArgumentError("accelerator", "must be 'cpu', 'cuda' or 'auto', got 'mps': nnlab runs on no other device")
-    chosen = {"auto": resolve_device("auto").type, "cpu": "cpu"}
-    if config.trainer.precision == "16-mixed" and chosen.get(config.trainer.accelerator) == "cpu":
+    device = resolve_device("auto").type if config.trainer.accelerator == "auto" else config.trainer.accelerator
+    if config.trainer.precision == "16-mixed" and device == "cpu":
         raise ArgumentError("precision", "must be bf16-mixed on a CPU, where Lightning would take it for 16-mixed")
     if config.trainer.default_root_dir is None:
         raise UserError("--trainer.default_root_dir must name a folder, got null")
@@ -252,15 +258,14 @@ def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             if flag in NOT_KEPT:
                 continue
             if flag in PATHS:
-                good = value == PATHS[flag]
-            elif flag in IMPORTS and isinstance(value, str):
-                good = False
-            else:
-                good = _is_kept(value)
-            if not good:
+                if value != PATHS[flag]:
+                    asked.append(f"--{flag}")
+            elif not _is_kept(value) or (flag in IMPORTS and isinstance(value, str)):
                 asked.append(f"--{flag}")
-            elif flag not in PATHS:
-                (kept.setdefault(group, {}) if named else kept)[name or group] = value
+            elif named:
+                kept.setdefault(group, {})[name] = value
+            else:
+                kept[group] = value
     return kept, asked
 
 
@@ -287,7 +292,7 @@ def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, 
     """
     record = checkpoint.get(SETTINGS, {"kept": {}, "asked": []})
     kept, asked = (record.get(name) for name in ("kept", "asked")) if isinstance(record, Mapping) else (None, None)
-    if not isinstance(kept, Mapping) or not isinstance(asked, list) or split(kept) != (kept, []):
+    if not isinstance(kept, Mapping) or split(kept) != (kept, []) or not isinstance(asked, list):
         raise ArgumentError("ckpt_path", "has no usable settings")
     if not all(isinstance(flag, str) and re.fullmatch(r"--[a-z_.]+", flag) for flag in asked):
         raise ArgumentError("ckpt_path", "has no usable settings")
@@ -303,7 +308,7 @@ def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, 
         "data": data | kept.get("data", {}),
         "trainer": {name: value for name, value in kept.get("trainer", {}).items() if name == "precision"},
     }
-    usable, wrong = split(settings)
+    known, wrong = split(settings)
     if wrong:
         raise ArgumentError("ckpt_path", f"does not say what model it is: give {wrong[0]}")
-    return usable, [flag for flag in asked if flag.startswith("--data.")]
+    return known, [flag for flag in asked if flag.startswith("--data.")]
