@@ -1,4 +1,4 @@
-"""Settings before torch and Lightning are imported: files and recipes that are there, and YAML that is no trap."""
+"""Reads --config before torch and Lightning are imported; checks that files exist and that YAML stays small."""
 
 from __future__ import annotations
 
@@ -83,15 +83,12 @@ def _without_early_stopping(found: list[str | dict[str, Any]], off: bool) -> Ite
 
 
 def choices(settings: dict[str, Any]) -> dict[str, Any]:
-    """The classes that settings choose, by name, and early stopping where they have or switch it off."""
-    chosen = {key: _name(settings.get(key)) for key in CHOICES}
-    off = {"early_stopping": settings["early_stopping"]} if "early_stopping" in settings else {}
-    return {key: name for key, name in chosen.items() if name} | off
-
-
-def _name(setting: Any) -> str | None:
-    name = setting.get("class_path") if isinstance(setting, dict) else setting
-    return name if isinstance(name, str) else None
+    """The names of the classes that settings choose, and ``early_stopping`` where they have it."""
+    chosen = {key: settings[key] for key in (*CHOICES, "early_stopping") if key in settings}
+    for key in chosen.keys() & CHOICES:
+        name = chosen[key].get("class_path") if isinstance(chosen[key], dict) else chosen[key]
+        chosen[key] = name if isinstance(name, str) else None
+    return {key: value for key, value in chosen.items() if value or key == "early_stopping"}
 
 
 def _config(value: str) -> dict[str, Any]:
@@ -160,7 +157,7 @@ def read_yaml(text: str, flag: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """How many nodes a node has, each alias counted as what it stands for; in ``known`` 0 is not counted yet."""
+    """The number of nodes below a node, aliases expanded; 0 in ``known`` marks a node that is being counted."""
     if depth > DEEPEST:
         raise ValueError(f"must be at most {DEEPEST} levels deep")
     if id(node) in known:

@@ -22,8 +22,8 @@ from nnlab.training.checkpoints import DIGEST, read_checkpoint
 from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.validation import ArgumentError
 
-ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
-TWICE = 1.0  # seconds within which a signal that comes again is the same: schedulers send it to the group, too
+ASK = 20  # steps between two checks whether any process is interrupted: each check is an all-reduce
+TWICE = 1.0  # seconds within which a repeated signal counts once: schedulers send it to the process and its group
 
 
 class KeepOnInterrupt(L.Callback):
@@ -55,13 +55,13 @@ class KeepOnInterrupt(L.Callback):
             raise KeyboardInterrupt
 
     def _interrupted(self, trainer: L.Trainer) -> bool:
-        """Whether a process has received a signal; all of them are asked, and learn which."""
+        """Whether any process has received a signal; an all-reduce tells all of them which."""
         received = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
         self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
         return self.signal is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over, now that Lightning has noted whose they were."""
+        """Install the signal handlers, after Lightning has saved the previous ones."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._on_signal)
@@ -69,7 +69,7 @@ class KeepOnInterrupt(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
+        """Stop after a whole step if any process has received a signal: training can resume there bit for bit."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if trainer.is_last_batch:
             return  # the epoch has its validation first: on_train_epoch_end
@@ -78,12 +78,12 @@ class KeepOnInterrupt(L.Callback):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Act on a signal in the last step of an epoch, or in its validation."""
+        """Stop if a signal came in the last step of an epoch, or in its validation."""
         if self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save the model, if it was an interrupt that ended training."""
+        """Save the model if an interrupt ended training."""
         if isinstance(exception, KeyboardInterrupt) and self._previous:
             all_save = trainer.world_size == 1 or self.signal is not None
             self.signal = self.signal or self._received or signal.SIGINT
@@ -105,20 +105,20 @@ class KeepOnInterrupt(L.Callback):
 
 
 class BestAndLast(ModelCheckpoint):
-    """ModelCheckpoint, which keeps the best, and besides it ``last.ckpt``, from which training goes on bit for bit.
+    """A ModelCheckpoint that keeps the best, and ``last.ckpt``, from which training resumes bit for bit.
 
     ``last.ckpt`` is written after every epoch and its validation, whether it was the best or not, and where
-    ``--trainer.max_steps`` or ``--trainer.max_time`` ends training within an epoch. A run that goes on from a
-    checkpoint takes over the best one from beside it, if it is the one that the checkpoint recorded.
+    ``--trainer.max_steps`` or ``--trainer.max_time`` ends training within an epoch. A run that resumes from a
+    checkpoint copies the best one from beside it, if it is the one that the checkpoint recorded.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._recorded: dict[str, Any] = {}  # of the run that this one goes on from
+        self._recorded: dict[str, Any] = {}  # of the run that this one resumes
         self._digest: tuple[int, str] = (0, "")  # of the best checkpoint, and when it was written
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the best checkpoint of the run that this one goes on from."""
+        """Copy the best checkpoint of the run that this one resumes."""
         super().on_train_start(trainer, pl_module)
         score, best = self._recorded.get("score"), self._recorded.get("digest")
         if not isinstance(score, Tensor) or not trainer.ckpt_path or self.dirpath is None or self.monitor is None:
@@ -156,7 +156,7 @@ class BestAndLast(ModelCheckpoint):
             self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the last state where Lightning goes on from here, not from the end of an epoch.
+        """Keep the last state where Lightning would resume here, not at the end of an epoch.
 
         That is with ``max_steps``, and where early stopping ends the run within an epoch.
         """
@@ -182,12 +182,12 @@ class BestAndLast(ModelCheckpoint):
         best = Path(self.best_model_path)
         if self.best_model_path and best.is_file():
             written = best.stat().st_mtime_ns
-            if self._digest[0] != written:  # to read it takes longer than to look at its time
+            if self._digest[0] != written:  # reading it takes longer than reading its time
                 self._digest = written, read_checkpoint(best)[DIGEST]["sha256"]
         return state | {"best_digest": self._digest[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was the best score, and of which checkpoint; no path of it."""
+        """Take the best score and the digest of its checkpoint, but no path."""
         self._recorded = {"score": state_dict.get("best_model_score"), "digest": state_dict.get("best_digest")}
 
 
@@ -237,7 +237,7 @@ WORDS = {
 
 
 class EpochLines(L.Callback):
-    """A line for each epoch, which stays on the screen and in a log: figures, time, and whether it is the best."""
+    """Prints a line for each epoch: metrics, time, and whether it is the best."""
 
     def __init__(self) -> None:
         self._began, self._told = 0.0, False
@@ -255,7 +255,7 @@ class EpochLines(L.Callback):
             trainer.print(words)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say where a new monitor or mode leaves the record of the old one behind."""
+        """Say that a new monitor or mode starts without the old one's record."""
         states = {key.partition("{")[0]: key for key in checkpoint["callbacks"]}
         for callback in (_kept(trainer), *trainer.early_stopping_callbacks):
             old = states.get(callback.state_key.partition("{")[0]) if callback else None
@@ -289,7 +289,7 @@ class EpochLines(L.Callback):
         trainer.print(f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(figures)}, {seconds:.1f} s{best}")
 
     def _is_best(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch has replaced the best checkpoint, or will by its figures of training."""
+        """Whether this epoch has replaced the best checkpoint, or will, by its training metrics."""
         kept, before = _kept(trainer), self._best_before
         if kept is None or kept.monitor is None:
             return False

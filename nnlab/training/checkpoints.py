@@ -1,7 +1,7 @@
 """Checkpoints: written whole, read as data, checked field by field before anything uses them.
 
-A checkpoint is a file from anywhere. Nothing in it is run, no path in it is acted on, and what does not fit the module,
-the optimizer or the callbacks is refused in one line.
+A checkpoint may come from anyone. No code in it runs, and no path in it is used. What does not fit the module, the
+optimizer or the callbacks is refused in one line.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def digest(checkpoint: Mapping[str, Any], names: Sequence[str]) -> str:
 def _feed(sha: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         if value.numel() * value.element_size() > value.untyped_storage().nbytes() + 2**24:
-            raise TypeError("a few numbers that stand for many, which would take any memory")
+            raise TypeError("an expanded tensor, which would need far more memory than it was stored in")
         data = value.detach().cpu().contiguous()
         sha.update(f"{data.dtype}{tuple(data.shape)}".encode())
         sha.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
@@ -75,7 +75,7 @@ def _feed(sha: Any, value: Any) -> None:
 
 
 def sign(checkpoint: dict[str, Any]) -> None:
-    """Put the digest of all fields into a checkpoint, by which damage is found."""
+    """Store the digest of all fields in a checkpoint, so that damage is found."""
     names = sorted(checkpoint.keys() - UNSIGNED)
     checkpoint[DIGEST] = {"of": names, "sha256": digest(checkpoint, names)}
 
@@ -84,7 +84,7 @@ def sign(checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Any) -> dict[str, Any]:
-    """Read a checkpoint, a file or a path, on the CPU with ``weights_only``; check all but what takes a module.
+    """Read a checkpoint, a file or a path, on the CPU with ``weights_only``, and check what needs no module.
 
     Raises:
         ArgumentError: no such file, not a checkpoint of nnlab 0.2, or a damaged one.
@@ -146,7 +146,7 @@ def _check_digest(checkpoint: Mapping[str, Any]) -> None:
     if found != recorded.get("sha256"):
         _refuse("is damaged: its content is not what was written")
     if not re.fullmatch(r"[2-9]\.\d+.*", str(checkpoint.get(VERSION))):
-        _refuse("is of no Lightning that nnlab knows")
+        _refuse("was written by a version of Lightning that nnlab does not know")
 
 
 def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
 
 
 def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Check that a state dict has the names and shapes of another, and finite numbers of a like dtype.
+    """Check that a state dict has the names and shapes of another, and finite values of a similar dtype.
 
     Raises:
         ArgumentError: what is wrong with which tensor.
@@ -205,7 +205,7 @@ def _check_tensor(
 
 
 def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
-    """Check what training goes on from.
+    """Check the fields that a run resumes from.
 
     Raises:
         ArgumentError: a field is missing or of another form than this trainer's.
@@ -220,7 +220,7 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
 
 
 def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
-    """Check the states of the callbacks that the trainer has, and take every path out of them.
+    """Check the states of the trainer's callbacks, and remove every path from them.
 
     Raises:
         ArgumentError: one is of another form than its callback's.
@@ -281,13 +281,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _without_paths(state: Any, dirpath: Any) -> None:
-    """Take all paths out of a ModelCheckpoint's state: Lightning would delete what they name."""
+    """Remove all paths from a ModelCheckpoint's state: Lightning would delete the files."""
     state |= {"dirpath": str(dirpath), "best_k_models": {}}
     state |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), "")
 
 
 def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> None:
-    """Check that an optimizer's saved state is of its class, with its settings, and of its parameters.
+    """Check that a saved state is of the optimizer's class, and fits its settings and parameters.
 
     Raises:
         ArgumentError: it is not; the message names the optimizer where it is another.
@@ -312,7 +312,7 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> 
 
 
 def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, kept: set[str]) -> None:
-    """Check what an optimizer remembers of each parameter, ``kept`` among it."""
+    """Check the state of each parameter, which must have the entries ``kept``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not isinstance(states := found.get("state"), Mapping):
         _refuse("has no usable state of the optimizer")
@@ -329,9 +329,9 @@ def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
 
 
 def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
-    """Check what an optimizer remembers of a parameter: finite numbers and tensors."""
+    """Check an entry of a parameter's state: finite tensors and numbers."""
     if isinstance(value, Tensor):
-        flat = value.ndim == 1 and value.numel() > math.prod(shape)  # of all parameters together
+        flat = value.ndim == 1 and value.numel() > math.prod(shape)  # of all parameters, joined to one
         _check_tensor(name, value, value.shape if flat else shape)
     elif isinstance(value, list):
         for part in value:
@@ -341,7 +341,7 @@ def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
 
 
 def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
-    """Check that a scheduler's saved state is of its class and built as its own.
+    """Check that a saved state is of the scheduler's class, and has the form of its own.
 
     Raises:
         ArgumentError: it is not.
@@ -374,10 +374,10 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Any) -> None:
-    """Put the generators into a state that ``random_state`` returned.
+    """Set the generators to a state that ``random_state`` returned.
 
     Raises:
-        ArgumentError: it is no such state; the generators are then as they were.
+        ArgumentError: it is no such state; the generators do not change.
     """
     try:
         kind, keys, position, has_gauss, gauss = state["numpy"]

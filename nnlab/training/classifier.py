@@ -1,4 +1,4 @@
-"""What the two modules share: training by the engine or one mini-batch at a time, and the figures."""
+"""The base class of the modules: training by the engine or one mini-batch at a time, and the metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from nnlab.validation import ArgumentError, check_choice
 
 Engine = Literal["auto", "on", "off"]
 LOADERS = "use MNISTDataModule, or ResidentLoader with chunk"
-LOOKS_EVERY = 50  # steps on a CUDA device, where to look whether all is finite is to wait
+LOOKS_EVERY = 50  # steps on a CUDA device, where a check for NaN waits for the device
 
 
 class MeanLoss(Metric):
@@ -36,15 +36,15 @@ class MeanLoss(Metric):
         self.add_state("n", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, n: int) -> None:
-        """Take in the loss of a mini-batch summed over its n samples, or of several, (m,), of n samples together.
+        """Add the summed loss of a mini-batch of n samples, or the losses, (m,), of several that have n samples in all.
 
-        They are added one after the other, so that it does not matter which come together.
+        The losses are added one after the other: the sum does not depend on how many come in one call.
         """
         if losses.ndim == 0:
             self.total += losses
         else:
             terms = torch.cat((self.total[None], losses.to(self.total.dtype))).cpu().numpy()
-            with np.errstate(all="ignore"):  # a NaN and an infinity are figures, too
+            with np.errstate(all="ignore"):  # NaN and infinity are reported
                 self.total.fill_(float(np.add.accumulate(terms)[-1]))
         self.n += n
 
@@ -61,17 +61,17 @@ class Classifier(L.LightningModule, ABC):
     ``global_step`` count: ``MNISTDataModule`` and ``ResidentLoader`` say how many. The optimizer's own step after a
     chunk finds no gradients and changes nothing.
 
-    A subclass computes logits, the loss of a batch, and what a mini-batch and a chunk do to its parameters.
+    A subclass computes logits and the loss of a batch, and trains on a mini-batch and on a chunk.
     """
 
     architecture: ClassVar[tuple[str, ...]]
     """The hyper-parameters that say what the weights mean: a checkpoint fits a module that agrees in all of them."""
 
     figures: ClassVar[tuple[str, ...]]
-    """What is logged in training, and can be watched; the first needs no validation."""
+    """The metrics that are logged in training and can be monitored; the first needs no validation."""
 
     training_figures: ClassVar[tuple[str, ...]]
-    """Those of the training samples."""
+    """The metrics of the training samples."""
 
     base: ClassVar[type]
     """The class whose training steps the engine takes."""
@@ -96,7 +96,7 @@ class Classifier(L.LightningModule, ABC):
     @staticmethod
     @abstractmethod
     def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-        """Whether weights have the sizes that hyper-parameters say: before a model of any size is made."""
+        """Whether weights have the sizes that hyper-parameters say; called before a model is built."""
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -108,22 +108,22 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor | None:
-        """Take the figures of a mini-batch, and return the loss that the optimizer lowers, or learn it."""
+        """Update the metrics with a mini-batch; return the loss to minimise, or train here and return None."""
 
     @abstractmethod
     def engine_obstacle(self) -> str | None:
-        """What of the model or its optimizer the engine has no form of, if anything."""
+        """The setting of the model or its optimizer that the engine does not support, or None."""
 
     @abstractmethod
     def state_after(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """What a step of the optimizer changes, by name."""
+        """The tensors that a step of the optimizer changes, by name."""
 
     @abstractmethod
     def changed(self) -> list[Tensor]:
-        """All that the engine changes."""
+        """The tensors that the engine changes."""
 
     def engine_settings(self) -> list[Any]:
-        """What an engine is made for: where it changes, another is made."""
+        """The settings that an engine is built for; a change builds another engine."""
         return []
 
     @abstractmethod
@@ -132,7 +132,7 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
-        """Train on the samples at these indices, (n,), take their figures, and return their loss.
+        """Train on the samples at these indices, (n,), update the metrics, and return the loss.
 
         The first of their mini-batches is the epoch's ``first``, counted from 0.
         """
@@ -141,7 +141,7 @@ class Classifier(L.LightningModule, ABC):
         """Refuse a trainer that the model cannot be trained with."""
 
     def take_found_rate(self) -> None:
-        """Give the optimizer the learning rate that a finder has set as ``lr`` since it was made."""
+        """Copy ``lr`` to the optimizers and schedulers, where a learning-rate finder has changed it."""
         found = getattr(self, "lr", None)
         if found is None or found == self.hparams.get("lr"):
             return
@@ -190,7 +190,7 @@ class Classifier(L.LightningModule, ABC):
             trainer = self.trainer
         except RuntimeError:  # Lightning's answer where there is none
             return None
-        return trainer if self.fabric is None else None  # where Fabric puts another thing in its place
+        return trainer if self.fabric is None else None  # Fabric replaces the trainer by its own
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Train on a chunk by the engine, or give the loss of a mini-batch with its gradient by hand behind it."""
@@ -211,7 +211,7 @@ class Classifier(L.LightningModule, ABC):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the figures where a callback has ended the epoch."""
+        """Log the metrics where a callback ends the epoch."""
         if self.trainer.should_stop and not self.trainer.is_last_batch:
             self._log(self.training_figures)
 
@@ -262,12 +262,12 @@ class Classifier(L.LightningModule, ABC):
         return loss.detach().requires_grad_()  # Lightning takes its gradient, which goes nowhere
 
     def on_fit_start(self) -> None:
-        """Note the settings that a checkpoint of this run records."""
+        """Record this run's settings for its checkpoints."""
         self.take_found_rate()
         self._continuity.begin(self.trainer)
 
     def on_train_start(self) -> None:
-        """Go on where a checkpoint was written; and look after each step whether all is finite, as the engine does."""
+        """Resume from a checkpoint; without the engine, check after each step that all values are finite."""
         self._continuity.start(self.trainer)
         loader = self.trainer.train_dataloader
         if not (isinstance(loader, ResidentLoader) and loader.chunk):
@@ -283,7 +283,7 @@ class Classifier(L.LightningModule, ABC):
         self._continuity.epoch_ended(self.trainer)
 
     def on_train_end(self) -> None:
-        """Let go of the engine, which holds on to the samples."""
+        """Release the engine, which holds the samples."""
         while self._step_hooks:
             self._step_hooks.pop().remove()
         self._engine, self._made_for, self._said = None, (None, []), None
@@ -302,7 +302,7 @@ class Classifier(L.LightningModule, ABC):
         )
 
     def _check_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Look, after a step, whether the loss and what the step changed are finite.
+        """Check after a step that the loss and what the step changed are finite.
 
         Raises:
             FloatingPointError: naming what is not.
@@ -313,7 +313,7 @@ class Classifier(L.LightningModule, ABC):
         loss = {} if self.last_loss is None else {"loss": self.last_loss}
         found = {name: t.detach() for name, t in (self.state_after(optimizer) | loss).items() if t.is_floating_point()}
         sums = torch.stack([t.sum(dtype=torch.float64).to(self.device) for t in found.values()])
-        if not sums.isfinite().all():  # which a sum of float64 may be where no number is
+        if not sums.isfinite().all():  # an infinite sum alone is no error: look at each tensor
             for name, tensor in found.items():
                 if not tensor.isfinite().all():
                     raise self._not_finite(name, batch)
@@ -321,7 +321,7 @@ class Classifier(L.LightningModule, ABC):
     # ---- figures -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Look at the trainer before training."""
+        """Check the trainer before training."""
         if stage == "fit":
             self.check_trainer(self.trainer)
 
@@ -331,16 +331,16 @@ class Classifier(L.LightningModule, ABC):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, labels = self._pair(batch)
-        if len(x):  # this process's part of a short tail may be empty
+        if len(x):  # this process's share of a short tail may be empty
             logits = self.logits(x)
             self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
 
     def measure(self, stage: str, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
-        """Take samples into the figures of a stage: a mini-batch, or several together.
+        """Update the metrics of a stage with a mini-batch, or several.
 
         Args:
             stage: "train", "val" or "test".
-            loss: summed over a mini-batch's samples, a scalar, or that of each mini-batch, (m,).
+            loss: the summed loss of a mini-batch, a scalar, or of each of several, (m,).
             predicted: logits, (N, K), or the labels that they predict, (N,).
             labels: (N,).
         """
@@ -349,8 +349,8 @@ class Classifier(L.LightningModule, ABC):
             self.metric(f"{stage}_acc").update(predicted, labels)
 
     def _log(self, names: Sequence[str]) -> None:
-        """Log figures over the samples of all processes; Lightning resets them."""
-        if not self.trainer.barebones:  # where Lightning warns of every figure
+        """Log metrics over the samples of all processes; Lightning resets them."""
+        if not self.trainer.barebones:  # there Lightning warns about every metric
             for name in names:
                 self.log(name, self.metric(name), on_step=False, on_epoch=True, prog_bar=True)
 
@@ -379,7 +379,7 @@ class Classifier(L.LightningModule, ABC):
         return outputs.argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the model in the checkpoint, keep the figures of the epoch, and sign it all."""
+        """Add the model's name, the metrics of the epoch and the digest."""
         checkpoint["learner"] = type(self).__name__
         trainer = self.attached()
         if trainer is not None and "loops" in checkpoint:
@@ -396,13 +396,13 @@ class Classifier(L.LightningModule, ABC):
         self._continuity.note(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint before anything of it is used, and go on with the figures of the epoch.
+        """Check a checkpoint before anything of it is used, and restore the metrics of the epoch.
 
         Raises:
             ArgumentError: it is damaged, or does not fit.
         """
         trainer = self.attached()
-        if trainer is not None:  # else load_from_checkpoint has looked, and the keywords that it was given are in
+        if trainer is not None:  # else load_from_checkpoint has checked it, and has put its keywords in
             check_content(checkpoint)
         if checkpoint["learner"] != type(self).__name__:
             raise ArgumentError("ckpt_path", f"holds a {checkpoint['learner']}, not a {type(self).__name__}")
@@ -417,7 +417,7 @@ class Classifier(L.LightningModule, ABC):
         if trainer.state.fn != "fit" or trainer.ckpt_path is None:  # None: a learning-rate finder restores its own
             return
         self._continuity.load(checkpoint, trainer)
-        if trainer.max_steps == -1:  # else Lightning ends the epoch again; batches have one size then
+        if trainer.max_steps == -1:  # else Lightning ends the epoch again, which needs the same batch size
             _whole_epoch(checkpoint)
         figures = own_of(trainer, checkpoint.get("figures"))
         fresh = {name: self.metric(name).metric_state for name in self.training_figures}
@@ -444,9 +444,9 @@ class Classifier(L.LightningModule, ABC):
 
 
 def _whole_epoch(checkpoint: dict[str, Any]) -> None:
-    """Let an epoch whose batches were all learnt count as processed, so that Lightning begins the next one.
+    """Mark an epoch as processed where all its batches were trained on, so that Lightning begins the next one.
 
-    Else it would count its batches again, which may have another size now.
+    Lightning would count the batches again, and their size may have changed.
     """
     loop = checkpoint["loops"]["fit_loop"]
     if has_ended(loop["epoch_loop.batch_progress"]):

@@ -1,4 +1,4 @@
-"""``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
+"""``nnlab fit|validate|test|predict``: LightningCLI, with a folder for each run and errors of one line."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ TRAINER = {
 
 
 class ConfigFile(SaveConfigCallback):
-    """Writes the settings of a run to ``config.yaml`` in its folder, whole, and keeps them in its checkpoints."""
+    """Writes the settings of a run to ``config.yaml`` in its folder, and into its checkpoints."""
 
     def __init__(self, parser: Any, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
@@ -62,13 +62,13 @@ class ConfigFile(SaveConfigCallback):
             write_whole(NNLabCLI.folder / "config.yaml", self._text)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the settings that need not be given again."""
+        """Add the settings that need not be given again."""
         kept, asked = split(yaml.safe_load(self._text))
         checkpoint[SETTINGS] = {"kept": kept, "asked": asked}
 
 
 class Figures(CSVLogger):
-    """A CSVLogger that writes ``metrics.csv`` whole, and with all columns from the first row on."""
+    """A CSVLogger that writes ``metrics.csv`` whole, with all columns from the first row on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -110,9 +110,9 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 class FiguresFirst(Callback):
-    """Logs the figures of an epoch before a checkpoint says that it has ended: Lightning does so after it.
+    """Logs the metrics of an epoch before its checkpoint is written; Lightning logs them after.
 
-    A kill or Ctrl-C between the two would lose them, as the next run begins with the next epoch.
+    A kill between the two would lose them, as the next run begins with the next epoch.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -205,7 +205,7 @@ class NNLabCLI(LightningCLI):
                 _check_beginning(checkpoint, config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
+        """Check the settings before anything is built."""
         command = self.config.subcommand
         check_settings(command, self.config[command], self.learner)
 
@@ -246,9 +246,9 @@ class NNLabCLI(LightningCLI):
         return trainer
 
     def _loggers(self, root: Path) -> list[Logger]:
-        """A CSV log, and one for TensorBoard where it is installed, in a folder that this run alone has made."""
+        """A CSV log, and one for TensorBoard where it is installed, in a folder of this run alone."""
         name = self.learner.__name__
-        version = self.folder.name if self.folder else "version_0"  # the other processes take the first one's
+        version = self.folder.name if self.folder else "version_0"  # rank 0 shares its name with the other processes
         log = Figures(root, name=name, version=version)
         return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
@@ -261,7 +261,7 @@ class NNLabCLI(LightningCLI):
         self.before_validate()
 
     def before_validate(self) -> None:
-        """Start the ranks of a run on several devices, and end as they end."""
+        """Start the ranks of a run on several devices, and exit with their status."""
         if needs_parent(self.trainer):
             _remove(self.folder)  # rank 0 makes its own
             sys.exit(run_ranks(self.trainer, self.config.subcommand))
@@ -269,7 +269,7 @@ class NNLabCLI(LightningCLI):
     before_test = before_validate
 
     def fit(self, model: Classifier, **kwargs: Any) -> None:
-        """Train, and say where the model is and how to test it, also after a signal."""
+        """Train; print where the model is and how to test it, also after a signal."""
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
         except SystemExit:  # also how Lightning ends after a signal
@@ -310,7 +310,7 @@ class NNLabCLI(LightningCLI):
 
 
 def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
-    """Refuse settings of the beginning of a run, which a run that goes on has behind it."""
+    """Refuse a change of the settings that only the start of a run uses."""
     record = checkpoint.get("training")
     old = {
         "seed_everything": record.get("seed") if isinstance(record, dict) else None,
@@ -325,7 +325,7 @@ def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
 
 
 def claim_folder(parent: Path) -> Path:
-    """Make a folder that no other run has: the first version_N that is free, by a mkdir that fails where it exists."""
+    """Make a folder that no other run has: the first version_N that is free. mkdir fails where it exists."""
     parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(parent)
     taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
@@ -341,11 +341,11 @@ def claim_folder(parent: Path) -> Path:
 
 
 def _remove(folder: Path | None) -> None:
-    """Remove the folder of a run that did not begin, and the folders above it that are empty then."""
+    """Remove the folder of a run that did not start, and the folders above it that are then empty."""
     if folder is None or any(folder.rglob("*.ckpt")):
         return
     shutil.rmtree(folder)
-    with suppress(OSError):  # which is where the first is not empty
+    with suppress(OSError):  # raised where one is not empty
         for above in (folder.parent, folder.parent.parent):
             above.rmdir()
 
@@ -472,7 +472,7 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
 
 
 def _explained(error: Exception) -> tuple[int, str]:
-    """The exit status for an error, and what to say of it."""
+    """The exit status for an error, and its message."""
     if isinstance(error, FloatingPointError):  # training met NaN or infinity
         return FAILED, f"{error} ({Parser.flag_of('lr')})"
     mistake = _users_mistake(error)
@@ -482,7 +482,7 @@ def _explained(error: Exception) -> tuple[int, str]:
 
 
 def _users_mistake(error: BaseException | None) -> str | None:
-    """The mistake behind an error, and the flag to change: the parser wraps what a constructor raises in errors."""
+    """The user's mistake behind an error, and the flag to change; the parser wraps what a constructor raises."""
     chain = []
     while error is not None:
         chain.append(error)

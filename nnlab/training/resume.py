@@ -1,7 +1,7 @@
-"""Going on from a checkpoint as the run that was never stopped, with the settings that are new.
+"""Resuming from a checkpoint: the results are those of a run that never stopped, but for settings that changed.
 
-Lightning restores weights, optimizers, schedulers, loops and callbacks. Here is what it leaves out: the random state, a
-scheduler that looks at a figure and misses an epoch, early stopping that had ended the run, and settings that changed.
+Lightning restores weights, optimizers, schedulers, loops and callbacks. This module does the rest: the random state, a
+step of a scheduler on a metric that Lightning misses, early stopping that had ended the run, and changed settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,22 +28,22 @@ FIELD = "training"  # of a checkpoint
 
 
 class Continuity:
-    """What a run notes of its beginning, puts into its checkpoints, and takes from the one that it goes on from."""
+    """Records the settings of a run in its checkpoints, and resumes from the checkpoint of another run."""
 
     def __init__(self) -> None:
         self._fresh: dict[str, Any] = {}  # classes and settings of this run's optimizers and schedulers
-        self._old: dict[str, Any] | None = None  # the checkpoint that this run goes on from
+        self._old: dict[str, Any] | None = None  # the checkpoint that this run resumes
         self._changes: list[tuple[Any, str, Any, Any]] = []  # optimizer or scheduler, setting, before, now
-        self._figures: dict[str, float] | None = None  # by which a scheduler must yet be stepped
-        self._within_epoch = False  # the first epoch of this run began in another one
+        self._figures: dict[str, float] | None = None  # metrics with which a scheduler is still to be stepped
+        self._within_epoch = False  # another run began the first epoch of this run
         self._of_tuners: set[str] = set()  # digests of checkpoints that were written before this run began
 
     # ---- when a run goes on ------------------------------------------------------------------------------------------
 
     def load(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-        """Check what training goes on from; the optimizers do not exist yet."""
+        """Check a checkpoint before training; the optimizers do not exist yet."""
         if checkpoint[DIGEST]["sha256"] in self._of_tuners:
-            return  # a learning-rate or batch-size finder puts back what was
+            return  # a learning-rate or batch-size finder restores its own
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which its connector sets
             if isinstance(callback, StochasticWeightAveraging):
                 raise ArgumentError(
@@ -59,7 +59,7 @@ class Continuity:
         self._old = checkpoint
 
     def begin(self, trainer: L.Trainer) -> None:
-        """Note this run's settings, and check the old states against them, before Lightning loads these."""
+        """Record this run's settings, and check the saved states against them before Lightning loads the states."""
         self._fresh = {
             "seed": torch.initial_seed(),
             "optimizers": [[type(o).__name__, _plain(o.param_groups[0])] for o in trainer.optimizers],
@@ -91,13 +91,13 @@ class Continuity:
 
     @property
     def within_mini_batches(self) -> bool:
-        """Whether the run goes on within an epoch that went one mini-batch at a time."""
+        """Whether the run resumes within an epoch that was trained one mini-batch at a time."""
         states = loader_states(self._old) if self._old else []
         state = states[0] if states else {}
         return state.get("chunk", 0) is None and 0 < state["position"] < state["n_samples"]
 
     def start(self, trainer: L.Trainer) -> None:
-        """Restore what Lightning does not, and take over the settings that are new."""
+        """Restore what Lightning does not, and apply the settings that changed."""
         self._figures, self._within_epoch = None, False
         if self._old is None:
             return
@@ -142,13 +142,13 @@ class Continuity:
     # ---- epochs ------------------------------------------------------------------------------------------------------
 
     def epoch_ended(self, trainer: L.Trainer) -> None:
-        """Lightning steps no scheduler by a figure at the end of an epoch that began in another run."""
+        """Keep the metrics: Lightning steps no scheduler on a metric after an epoch that another run began."""
         if self._within_epoch:
             self._within_epoch = False
             self._figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def epoch_starts(self, module: L.LightningModule) -> None:
-        """Make up for that step."""
+        """Step those schedulers."""
         figures, self._figures = self._figures, None
         for config in module.trainer.lr_scheduler_configs if figures else ():
             due = config.reduce_on_plateau and module.current_epoch % config.frequency == 0
@@ -158,19 +158,19 @@ class Continuity:
     # ---- when a checkpoint is written --------------------------------------------------------------------------------
 
     def note(self, checkpoint: Mapping[str, Any]) -> None:
-        """Remember a checkpoint that is written before the run has begun."""
+        """Remember a checkpoint that is written before the run starts."""
         if not self._fresh:
             self._of_tuners.add(checkpoint[DIGEST]["sha256"])
 
     def save(self, checkpoint: dict[str, Any], trainer: L.Trainer, figures: Mapping[str, float]) -> None:
-        """Put into a checkpoint what ``start`` needs."""
+        """Add to a checkpoint what ``start`` needs."""
         checkpoint[RANDOM] = of_all_ranks(trainer, random_state())
         known = {name: float(value) for name, value in trainer.callback_metrics.items()} | dict(figures)
         checkpoint[FIELD] = {**self._fresh, "figures": self._figures or known}
 
 
 def of_all_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
-    """A value of each process, in the order of their ranks; all of them call this."""
+    """The values of all processes, by rank; each process must call this."""
     values = [value] * trainer.world_size
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(values, value)
@@ -178,7 +178,7 @@ def of_all_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
 
 
 def own_of(trainer: L.Trainer, values: Any) -> Any:
-    """This process's among the values of all; None where there are not as many."""
+    """This process's value; None where there is not one value per process."""
     return values[trainer.global_rank] if isinstance(values, list) and len(values) == trainer.world_size else None
 
 
@@ -212,7 +212,7 @@ CHANGEABLE = (  # schedulers whose settings are looked up at each step, so that 
 
 
 def _check_change(thing: Any, setting: str, before: Any, now: Any, schedulers: Sequence[Any]) -> None:
-    """Refuse a new setting that could not take effect where a run goes on.
+    """Refuse a changed setting that could not take effect in a run that resumes.
 
     Raises:
         ArgumentError: naming the optimizer or the scheduler.
@@ -229,7 +229,7 @@ def _check_change(thing: Any, setting: str, before: Any, now: Any, schedulers: S
 
 
 def _is_derived(setting: str) -> bool:
-    """Whether an entry of a scheduler's state is none of its settings."""
+    """Whether an entry of a scheduler's state is computed, not set by the user."""
     return setting.startswith("_") or setting in ("base_lrs", "last_epoch")
 
 
@@ -240,7 +240,7 @@ def loader_states(checkpoint: Mapping[str, Any]) -> Any:
 
 
 def _check_loader(checkpoint: Mapping[str, Any], trainer: Any) -> None:
-    """Check that the loader's state is there, and at the place that Lightning's counts give."""
+    """Check that the loader's state exists, and that its position agrees with Lightning's counts."""
     states, progress = loader_states(checkpoint), checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
         raise ArgumentError("ckpt_path", "has no usable state of the loader")
@@ -258,9 +258,9 @@ def _check_loader(checkpoint: Mapping[str, Any], trainer: Any) -> None:
 
 
 def position_of_done(state: Mapping[str, Any], progress: Mapping[str, Any]) -> int:
-    """How many samples of an epoch a loader has given in the batches that were learnt: it may have given another since.
+    """How many samples of an epoch were trained on; the loader may have given one more batch.
 
-    At the end of an epoch, which limit_train_batches may have set, it is all of them.
+    At the end of an epoch, which limit_train_batches may have set, it is all samples.
     """
     n, done = int(state["n_samples"]), int(progress["current"]["processed"])
     if has_ended(progress):
@@ -269,5 +269,5 @@ def position_of_done(state: Mapping[str, Any], progress: Mapping[str, Any]) -> i
 
 
 def has_ended(progress: Mapping[str, Any]) -> bool:
-    """Whether all batches of an epoch were learnt."""
+    """Whether all batches of an epoch were trained on."""
     return bool(progress["is_last_batch"] and progress["current"]["processed"] == progress["current"]["ready"])

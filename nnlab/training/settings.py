@@ -1,4 +1,4 @@
-"""Checks of the settings before anything is built or written, and those that a checkpoint keeps."""
+"""Checks of the settings before anything is built or written; the settings that a checkpoint keeps."""
 
 import math
 import pydoc
@@ -26,7 +26,7 @@ _WATCHES = {"checkpoint": "save_on_train_epoch_end", "early_stopping": "check_on
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse numbers with which nothing can be computed.
+    """Refuse numbers that are too large, NaN or infinite.
 
     Raises:
         UserError, ArgumentError: naming the flag.
@@ -54,7 +54,7 @@ def _check_numbers(flag: str, value: Any) -> None:
 
 
 def try_optimizer(parameters: list[torch.Tensor], optimizer: Any, lr_scheduler: Any, precision: str | None) -> None:
-    """Let an optimizer and its scheduler take a step with copies of the parameters, and gradients of zero."""
+    """Try an optimizer and its scheduler: one step on copies of the parameters, with zero gradients."""
     dtype = torch.float64 if precision == "64-true" else torch.float32
     copies = [parameter.detach().clone().to(dtype).requires_grad_() for parameter in parameters]
     for copy in copies:
@@ -122,11 +122,11 @@ def _flags(flag: str, kind: Any, message: str) -> str:
 
 
 def check_settings(command: str, config: Any, learner: type[Classifier]) -> None:
-    """Refuse settings that would fail only after the data is loaded, or train something else than was meant.
+    """Refuse settings that would fail after the data is loaded, or train another model than was asked for.
 
     Args:
         command: fit, validate, test or predict.
-        config: the command's settings; those that say when a figure is looked at are filled in.
+        config: the command's settings; when a monitored metric is looked at is filled in.
         learner: what is to be trained.
 
     Raises:
@@ -191,7 +191,7 @@ def _check_names(config: Any) -> None:
 
 
 def _check_watches(config: Any, learner: type[Classifier]) -> None:
-    """Let a figure of validation be looked at after validation: not where ``max_steps`` ends an epoch before it."""
+    """Check the monitored metrics. One of validation is looked at after validation, others after a training epoch."""
     without_validation = []
     for key, when in _WATCHES.items():
         if config[key] is None:
@@ -245,9 +245,9 @@ PLACES = {  # of the classes that a checkpoint may name
 
 
 def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Divide a command's settings into those that a checkpoint keeps, and the flags of the others.
+    """Split a command's settings into those that a checkpoint keeps, and the flags of the others.
 
-    Kept are plain values, and classes of nnlab's, torch's and Lightning's that are on a list. Paths are not.
+    A checkpoint keeps plain values and the classes of ``PLACES``, but no paths.
     """
     kept: dict[str, Any] = {}
     asked = []
@@ -283,9 +283,9 @@ def _is_kept(value: Any) -> bool:
 
 
 def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, Any], list[str]]:
-    """The settings that a checkpoint brings along, and the flags of those that the run had besides.
+    """The settings in a checkpoint, and the flags of those that its run had but it does not keep.
 
-    To go on with training they are all of them, else those of the model and the data.
+    For fit they are all settings, else those of the model and the data.
 
     Raises:
         ArgumentError: there are none, or one is nothing that a checkpoint keeps.
