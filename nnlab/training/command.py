@@ -192,11 +192,6 @@ class NNLabCLI(LightningCLI):
             root = Path(config.trainer.default_root_dir or ".")
             fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
             path = newest_checkpoint(root, config.ckpt_path or "best", fits)
-            if path is None:
-                raise UserError(
-                    f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or "
-                    "name one with --ckpt_path"
-                )
             _say(f"checkpoint: {path}")
             config.ckpt_path = str(path)
         if config.ckpt_path is not None:
@@ -357,8 +352,8 @@ def _listed(value: Any) -> list[Any]:
 NEWEST = ("best", "last")  # what --ckpt_path may say in place of a file
 
 
-def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path | None:
-    """The best or the last checkpoint of the newest run that fits; None where there is none at all.
+def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path:
+    """The best or the last checkpoint of the newest run that fits.
 
     Args:
         root: the folder of all runs.
@@ -368,6 +363,7 @@ def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) ->
 
     Raises:
         ArgumentError: none fits; what is wrong with the newest.
+        UserError: there is none at all.
     """
     files = sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     if which == "last":
@@ -385,7 +381,7 @@ def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) ->
             return path
     if problem:
         raise problem
-    return None
+    raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one with --ckpt_path")
 
 
 def _best_in(folder: Path) -> Path:
@@ -414,10 +410,7 @@ def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]
         return {}
     if path in NEWEST:
         root = given.get("--trainer.default_root_dir", "runs")
-        found = newest_checkpoint(Path(root).expanduser(), path, read_checkpoint)
-        if found is None:
-            raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one (--ckpt_path)")
-        path = str(found)
+        path = str(newest_checkpoint(Path(root).expanduser(), path, read_checkpoint))
     settings, asked = settings_of(read_checkpoint(path), command)
     for flag in asked:
         if not any(name == flag or name.startswith((f"{flag}.", f"{flag}+")) for name in given):

@@ -247,16 +247,19 @@ class LitMLP(Classifier):
         """The update rule for the engine, and the optimizer's state, which starts at zero."""
         optimizer, parameters = self.trainer.optimizers[0], self._parameters_in_order()
         update = update_of(optimizer, parameters)
+        keys: list[str] = []
         if isinstance(update, Adam):
-            start = {"step": torch.zeros(()), "exp_avg": None, "exp_avg_sq": None}
-        else:
-            start = {"momentum_buffer": None} if update.momentum else {}
+            keys = ["exp_avg", "exp_avg_sq"]
+        elif update.momentum:
+            keys = ["momentum_buffer"]
         state = [optimizer.state[parameter] for parameter in parameters]
         for parameter, own in zip(parameters, state, strict=True):
-            for key, value in start.items():
+            if isinstance(update, Adam):
+                own.setdefault("step", torch.zeros(()))
+            for key in keys:
                 if own.get(key) is None:
-                    own[key] = torch.zeros_like(parameter, requires_grad=False) if value is None else value.clone()
-        tensors = [own[key] for key, value in start.items() if value is None for own in state]
+                    own[key] = torch.zeros_like(parameter, requires_grad=False)
+        tensors = [own[key] for key in keys for own in state]
         if isinstance(update, Adam):
             self._count = self._count.to(self.device)  # always the same tensor, as a CUDA graph may have recorded it
             tensors.append(self._count.copy_(state[0]["step"]))

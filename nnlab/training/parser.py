@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -27,7 +27,7 @@ from nnlab.training.perceptron import LitPerceptron
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # as Timer's
 
 LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
-FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
+FROM_DATA = {"in_features", "n_classes"}  # the command takes these from the data
 
 
 def learner_named(name: str) -> type[Classifier]:
@@ -36,8 +36,8 @@ def learner_named(name: str) -> type[Classifier]:
     Raises:
         UserError: there is none.
     """
-    if name.removeprefix("nnlab.training.") in LEARNERS:
-        return LEARNERS[name.removeprefix("nnlab.training.")]
+    if learner := LEARNERS.get(name.removeprefix("nnlab.training.")):
+        return learner
     module, _, kind = name.rpartition(".")
     choice = f"--model must be one of {', '.join(LEARNERS)}, or the import path of one like them"
     try:
@@ -59,25 +59,6 @@ ALIASES = {
 }
 
 
-def _options(learner: type[Classifier], chosen: Mapping[str, Any]) -> dict[str, list[str]]:
-    """All flags by their last part: of the model, the data, the trainer and what goes with it."""
-    owners: dict[str, Any] = {
-        "model": learner,
-        "data": MNISTDataModule,
-        "trainer": L.Trainer,
-        "optimizer": getattr(torch.optim, str(chosen.get("optimizer")), torch.optim.SGD),
-        "lr_scheduler": getattr(lr_scheduler, str(chosen.get("lr_scheduler")), lr_scheduler.LRScheduler),
-        "checkpoint": ModelCheckpoint,
-        "early_stopping": EarlyStopping,
-    }
-    found: dict[str, list[str]] = {}
-    for group, owner in owners.items():
-        for name in inspect.signature(owner).parameters:
-            if name not in FROM_DATA and name not in ("params", "optimizer"):
-                found.setdefault(name, []).append(f"--{group}.{name}")
-    return found
-
-
 def _class_meant(name: str) -> str:
     modules = (torch.optim, lr_scheduler, callbacks, loggers, plugins, profilers, strategies)
     known = {kind.lower(): kind for module in modules for kind in dir(module)}
@@ -86,7 +67,7 @@ def _class_meant(name: str) -> str:
 
 
 def plain(message: str) -> str:
-    r"""A message of jsonargparse as one line, without what it says of Python's types.
+    r"""A message of jsonargparse as one line, without the names of Python's types.
 
     >>> plain('Parser key "data.batch_size":\n  Expected a <class \'int\'>. Got value: abc')
     '--data.batch_size: Expected int. Got value: abc'
@@ -115,7 +96,7 @@ OF_A_CLASS = (  # how jsonargparse's errors about one class begin, the most tell
 
 
 def _reasons(errors: str) -> str:
-    """Why none of a setting's types fits: what is said of a class alone, if anything is."""
+    """Why none of a setting's types fits: the error about a class, if there is one, else all."""
     if problem := re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)': (.*?)(?= - |$)", errors):
         return f"{problem[1]}: {problem[2]}"
     distinct = dict.fromkeys(re.sub(" Subclass types expect one of:.*", "", error) for error in errors.split(" - "))
@@ -150,15 +131,33 @@ class Parser(LightningArgumentParser):
             text = f"{text[: unknown.start()]}there is no class {unknown[1]}{_class_meant(unknown[1])}"
         raise UserError(text) from ex
 
+    def _options(self) -> dict[str, list[str]]:
+        """All flags, by their last part."""
+        owners: dict[str, Any] = {
+            "model": self.learner,
+            "data": MNISTDataModule,
+            "trainer": L.Trainer,
+            "optimizer": getattr(torch.optim, str(self.chosen.get("optimizer")), torch.optim.SGD),
+            "lr_scheduler": getattr(lr_scheduler, str(self.chosen.get("lr_scheduler")), lr_scheduler.LRScheduler),
+            "checkpoint": ModelCheckpoint,
+            "early_stopping": EarlyStopping,
+        }
+        found: dict[str, list[str]] = {}
+        for group, owner in owners.items():
+            for name in inspect.signature(owner).parameters:
+                if name not in FROM_DATA and name not in ("params", "optimizer"):
+                    found.setdefault(name, []).append(f"--{group}.{name}")
+        return found
+
     def _meant(self, flag: str) -> str:
-        """The flag that an unknown one stands for, as the end of a message; nothing where none is near."""
+        """The flag that an unknown one resembles, as the end of a message; "" where none does."""
         if flag.endswith((".yaml", ".yml")):
             return f"; did you mean --config {flag}?"
         name = flag.lstrip("-").partition("=")[0]
         group, _, last = name.rpartition(".")
         if last in ALIASES:
             return f"; did you mean --{ALIASES[last]}?"
-        options = _options(self.learner, self.chosen)
+        options = self._options()
         near = difflib.get_close_matches(last, options, 1, 0.75)
         if not near:
             return ""
@@ -172,7 +171,7 @@ class Parser(LightningArgumentParser):
         """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
         if argument in FROM_DATA:
             return "--data.name"
-        if argument == "state_dict":  # of the loader, which goes on with the same batches only
+        if argument == "state_dict":  # of the loader, which resumes with the same batches only
             return "--ckpt_path"
         if argument == "lr":
             return f"--{'optimizer' if cls.chosen.get('optimizer') else 'model'}.lr"
@@ -213,7 +212,7 @@ TRAINING = {
 
 
 def short_help(command: str, learner: type[Classifier]) -> str:
-    """The options that people use, in lines of 80 columns: the model's first."""
+    """The common options, the model's first, in lines of 80 columns."""
     lines = [f"usage: nnlab {command} [--config FILE_OR_RECIPE ...] [--OPTION VALUE ...]", ""]
     lines += [f"the model, {learner.__name__}:", *_described(learner, "model"), ""]
     lines += ["the data:", *_described(MNISTDataModule, "data"), "", "training:"]

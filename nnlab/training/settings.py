@@ -77,9 +77,9 @@ CHOSEN = (
 
 
 def blamed(error: BaseException, config: Any, defaults: Mapping[str, Any]) -> str:
-    """The flags behind an error of a class of torch's or Lightning's that was chosen, or of Lightning's trainer.
+    """The flags behind an error of a chosen class of torch or Lightning, or of Lightning's trainer.
 
-    "" for an error of nnlab's own code, or of a class of the user's own, whose traceback is what helps.
+    "" for an error in nnlab or in the user's own class, where the traceback helps more.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
     classes = {kind.class_path.rpartition(".")[2]: (flag, kind) for flag, kind in _chosen_classes(config)}
@@ -162,7 +162,7 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
 
 
 def _check_given(group: str, owner: type, given: Any) -> None:
-    """Refuse null where a class has a default and takes no None: the parser lets it through for a union of types."""
+    """Refuse null where a class takes no None; the parser accepts it for a union of types."""
     for name, parameter in signature(owner).parameters.items():
         takes_none = (
             parameter.default is None
@@ -174,7 +174,7 @@ def _check_given(group: str, owner: type, given: Any) -> None:
 
 
 def _check_from_data(config: Any, learner: type[Classifier]) -> None:
-    """Refuse sizes that are not the data's."""
+    """Refuse sizes that differ from the data's."""
     for name in sorted(FROM_DATA):
         default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
         if (given := config.model.init_args[name]) not in (default, right):
@@ -182,7 +182,7 @@ def _check_from_data(config: Any, learner: type[Classifier]) -> None:
 
 
 def _check_names(config: Any) -> None:
-    """Refuse a learning rate that is given twice, and checkpoints that would overwrite one another."""
+    """Refuse two learning rates, and a checkpoint's name that is used or leaves the folder."""
     if config.optimizer and config.model.init_args.get("lr") is not None:
         raise UserError("--model.lr and --optimizer.lr both set the learning rate: leave out --model.lr")
     name = config.checkpoint.filename
@@ -225,14 +225,14 @@ SETTINGS = "settings"  # the field
 PATHS = {"trainer.default_root_dir": "runs", "data.root": None, "checkpoint.dirpath": None}  # and their defaults
 NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose"}  # of the command itself
 IMPORTS = {"trainer.logger", "trainer.plugins", "trainer.profiler", "trainer.callbacks", "optimizer", "lr_scheduler"}
-"""Settings in which a text would be the name of a class."""
+"""Settings in which a string would name a class."""
 
 CALLBACKS = (
     *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "GradientAccumulationScheduler"),
     *("LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary", "RichProgressBar"),
     *("TQDMProgressBar", "Timer", "WeightAveraging"),
 )
-PLACES = {  # of the classes that a checkpoint may name
+PLACES = {  # the classes that a checkpoint may name
     "nnlab.training.": ("LitMLP", "LitPerceptron"),
     "torch.optim.": tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)),
     "torch.optim.lr_scheduler.": (
@@ -288,7 +288,7 @@ def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, 
     For fit they are all settings, else those of the model and the data.
 
     Raises:
-        ArgumentError: there are none, or one is nothing that a checkpoint keeps.
+        ArgumentError: there are none, or one that a checkpoint does not keep.
     """
     record = checkpoint.get(SETTINGS, {"kept": {}, "asked": []})
     kept, asked = (record.get(name) for name in ("kept", "asked")) if isinstance(record, Mapping) else (None, None)
