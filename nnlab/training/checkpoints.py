@@ -321,21 +321,21 @@ def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
             _refuse("has no usable state of the optimizer")
         if not kept <= state.keys() or state.keys() != next(iter(states.values())).keys():
             _refuse("has no usable state of the optimizer")
+        shape = None if "func_evals" in state else parameters[index].shape  # LBFGS keeps one state for all parameters
         for key, value in state.items():
-            _check_state(f"state {key} of the optimizer", value, () if key == "step" else parameters[index].shape)
-    trained = sum(p.requires_grad for p in parameters)
-    if states and "func_evals" not in states[next(iter(states))] and len(states) < trained:  # which LBFGS has once
+            _check_state(f"state {key} of the optimizer", value, () if key == "step" else shape)
+    joined = any("func_evals" in state for state in states.values())
+    if states and not joined and len(states) < sum(p.requires_grad for p in parameters):
         _refuse("has no state of the optimizer for some parameters")
 
 
-def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
-    """Check an entry of a parameter's state: finite tensors and numbers."""
+def _check_state(name: str, value: Any, shape: Sequence[int] | None) -> None:
+    """Check an entry of a parameter's state: finite tensors, of the shape if it is known, and numbers."""
     if isinstance(value, Tensor):
-        flat = value.ndim == 1 and value.numel() > math.prod(shape)  # of all parameters, joined to one
-        _check_tensor(name, value, value.shape if flat else shape)
+        _check_tensor(name, value, value.shape if shape is None else shape)
     elif isinstance(value, list):
         for part in value:
-            _check_state(name, part, part.shape if isinstance(part, Tensor) else ())
+            _check_state(name, part, shape)
     elif value is not None and not (_is_number(value) and math.isfinite(value)):
         _refuse(f"has a {name} that is no number")
 
