@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
@@ -123,15 +124,13 @@ class BestAndLast(ModelCheckpoint):
         score, best = self._recorded.get("score"), self._recorded.get("digest")
         if not isinstance(score, Tensor) or not trainer.ckpt_path or self.dirpath is None or self.monitor is None:
             return
-        name = f"{self.filename or 'best'}{self.FILE_EXTENSION}"
-        beside = Path(trainer.ckpt_path).parent
-        kept = next((path for path in (beside / name, beside / "checkpoints" / name) if path.is_file()), beside / name)
-        try:
-            found = read_checkpoint(kept)[DIGEST]["sha256"]
-            is_it = found == best or kept.resolve() == Path(trainer.ckpt_path).resolve()
-        except ArgumentError:
-            is_it = False
-        if not is_it:
+        resumed = Path(trainer.ckpt_path)
+        beside = sorted(
+            path for folder in (resumed.parent, resumed.parent / "checkpoints") for path in folder.glob("*.ckpt")
+        )
+        itself = resumed if resumed.stem.partition("-v")[0] == (self.filename or "best") else None
+        kept = next((path for path in beside if _digest_of(path) == best), itself)
+        if kept is None:
             rank_zero_info(
                 f"the best checkpoint is not beside {trainer.ckpt_path}: only its {self.monitor} is known, {score:.4g}"
             )
@@ -191,6 +190,13 @@ class BestAndLast(ModelCheckpoint):
         self._recorded = {"score": state_dict.get("best_model_score"), "digest": state_dict.get("best_digest")}
 
 
+def _digest_of(path: Path) -> str | None:
+    try:
+        return str(read_checkpoint(path)[DIGEST]["sha256"])
+    except ArgumentError:
+        return None
+
+
 class EpochBar(TQDMProgressBar):
     """One bar for an epoch, refreshed ten times a second at most; ``EpochLines`` has the figures."""
 
@@ -240,17 +246,16 @@ class EpochLines(L.Callback):
     """Prints a line for each epoch: metrics, time, and whether it is the best."""
 
     def __init__(self) -> None:
-        self._began, self._told = 0.0, False
+        self._began, self._told, self._validated = 0.0, False, False
         self._best_before: Tensor | None = None
 
     def _tell(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._told = True
         words, optimizer = getattr(pl_module, "words", None), trainer.optimizers[0]
         size = sum(p.numel() for p in pl_module.parameters())
-        rate = optimizer.param_groups[0]["lr"]
-        trainer.print(
-            f"{words or type(pl_module).__name__}, {size:,} parameters, {type(optimizer).__name__} at {rate:g}"
-        )
+        rate, falls = optimizer.param_groups[0]["lr"], getattr(pl_module, "schedule", "constant")
+        how = f"{type(optimizer).__name__} at {rate:g}" + ("" if falls == "constant" else f", {falls} to 0")
+        trainer.print(f"{words or type(pl_module).__name__}, {size:,} parameters, {how}")
         if words := getattr(trainer.datamodule, "words", None):  # type: ignore[attr-defined]
             trainer.print(words)
 
@@ -269,9 +274,13 @@ class EpochLines(L.Callback):
         """Start the clock; before the first epoch, say what is trained on what."""
         if not self._told:
             self._tell(trainer, pl_module)
-        self._began = time.monotonic()
+        self._began, self._validated = time.monotonic(), False
         kept = _kept(trainer)
         self._best_before = kept.best_model_score if kept else None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that there are metrics of validation."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
@@ -281,7 +290,7 @@ class EpochLines(L.Callback):
         figures = [
             f"{words} {float(found[name]):,.0f}" if name == "train_errors" else f"{words} {_short(found[name])}"
             for name, words in WORDS.items()
-            if name in found
+            if name in found and (self._validated or not name.startswith("val"))  # else it is of an epoch before
         ]
         whole = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         seconds, self._began = time.monotonic() - self._began, 0.0
@@ -294,21 +303,23 @@ class EpochLines(L.Callback):
         if kept is None or kept.monitor is None:
             return False
         now = trainer.callback_metrics.get(kept.monitor)
-        if kept.best_model_score is not before or now is None or not kept._save_on_train_epoch_end:
+        if kept.best_model_score is not before or now is None or kept.monitor.startswith("val"):
             return kept.best_model_score is not before
-        due = (trainer.current_epoch + 1) % kept._every_n_epochs == 0
-        return due and bool(before is None or (now < before if kept.mode == "min" else now > before))
+        return bool(before is None or (now < before if kept.mode == "min" else now > before))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that early stopping ended the run, and why."""
         often = trainer.val_check_batch != trainer.num_training_batches or trainer.check_val_every_n_epoch != 1
         for stop in trainer.early_stopping_callbacks:
-            if stop is not None and stop.stopped_epoch:
-                unit = "validations" if often and not stop._check_on_train_epoch_end else "epochs"
-                trainer.print(
-                    f"early stopping after epoch {stop.stopped_epoch + 1}: for {stop.wait_count} {unit}, "
-                    f"{stop.monitor} was no better than {_short(stop.best_score)} (--early_stopping.patience)"
-                )
+            if stop is None or stop.stopping_reason == EarlyStoppingReason.NOT_STOPPED:
+                continue
+            unit = "validations" if often and stop.monitor.startswith("val") else "epochs"
+            why = f"for {stop.wait_count} {unit}, {stop.monitor} was no better than {_short(stop.best_score)}"
+            if stop.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                why += " (--early_stopping.patience)"
+            else:
+                why = str(stop.stopping_reason_message).removesuffix(" Signaling Trainer to stop.")
+            trainer.print(f"early stopping after epoch {stop.stopped_epoch + 1}: {why}")
 
 
 def _short(figure: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from nnlab.files import write_whole
@@ -169,6 +169,8 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
     for name in (*learner.architecture, *({"scaling", "name"} & found.keys())):
         if name in wanted and found.get(name) != wanted[name]:
             raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")
+    if not learner.sizes_fit(checkpoint["hyper_parameters"], checkpoint["state_dict"]):
+        _refuse("has weights of other sizes than its hyper-parameters say")
     return checkpoint
 
 
@@ -225,8 +227,11 @@ def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
     Raises:
         ArgumentError: one is of another form than its callback's.
     """
+    trains = trainer.state.fn == "fit"
     for callback in trainer.callbacks:
         key = callback.state_key
+        if not (trains or isinstance(callback, (ModelCheckpoint, EarlyStopping))):
+            continue  # others have a state only while they train
         if (state := checkpoint.get("callbacks", {}).get(key)) is not None and (own := callback.state_dict()):
             check_like(f"state of {type(callback).__name__}", state, own)
             if isinstance(callback, ModelCheckpoint):

@@ -223,6 +223,7 @@ class Classifier(L.LightningModule, ABC):
         Raises:
             ArgumentError: ``engine`` is "on", and something does not let it.
         """
+        self._continuity.take_over(self.trainer)  # a new setting may let the engine train, or not
         why = self._obstacle()
         if why and self.engine == "on":
             raise ArgumentError("engine", f"must be auto or off: {why}")

@@ -188,6 +188,8 @@ class NNLabCLI(LightningCLI):
         spec = SPECS[config.data.name]
         of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
         wanted = {**config.model.init_args.as_dict(), **of_data}
+        if isinstance(wanted.get("hidden"), int):
+            wanted["hidden"] = [wanted["hidden"]]
         if config.ckpt_path in NEWEST or (config.ckpt_path is None and command != "fit"):
             root = Path(config.trainer.default_root_dir or ".")
             fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
@@ -272,14 +274,18 @@ class NNLabCLI(LightningCLI):
                 raise
             if path := self.keeper.ckpt_path:
                 words = "interrupted" if self.keeper.signal == signal.SIGINT else "ended by SIGTERM"
-                _say(f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {shlex.quote(str(path))}")
+                _say(f"{words}; the model is in {path}. To go on: nnlab fit {self._with_settings(path)}")
             sys.exit(128 + self.keeper.signal)
         if model_path := self.kept.best_model_path or self.kept.last_model_path:
-            paths = Path(self.folder or self.trainer.default_root_dir) / "config.yaml", Path(model_path)
-            config, model_file = (
-                shlex.quote(os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p)) for p in paths
-            )
-            _say(f"nnlab test --config {config} --ckpt_path {model_file}")
+            _say(f"nnlab test {self._with_settings(Path(model_path))}")
+
+    def _with_settings(self, path: Path) -> str:
+        """The flags that name a checkpoint, with the run's settings where it does not keep all of them."""
+        _, asked = split(yaml.safe_load(self.parser.dump(self.config, skip_unset=False))[self.config.subcommand])
+        files = {"--config": Path(self.folder or self.trainer.default_root_dir) / "config.yaml"} if asked else {}
+        files["--ckpt_path"] = path
+        here = {flag: os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p) for flag, p in files.items()}
+        return " ".join(f"{flag} {shlex.quote(name)}" for flag, name in here.items())
 
     def validate(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Measure on the validation images."""
@@ -402,7 +408,7 @@ def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]
         UserError: a setting is not in the checkpoint, and must be given again.
     """
     given = {}
-    for flag, after in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, after in zip(flags, [*flags, ""][1:], strict=True):
         name, equals, value = flag.partition("=")
         given[name] = value if equals else after
     path = given.get("--ckpt_path", "null")
@@ -414,7 +420,9 @@ def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]
     settings, asked = settings_of(read_checkpoint(path), command)
     for flag in asked:
         if not any(name == flag or name.startswith((f"{flag}.", f"{flag}+")) for name in given):
-            raise UserError(f"{flag} was set in the run of {path}, which does not keep it: give it again, or null")
+            raise UserError(
+                f"{flag} was set in the run of {path}, which does not keep it: give it again, or by --config"
+            )
     return settings
 
 
@@ -441,7 +449,8 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
             chosen = choices(settings) | dict(chosen)
-            settings = {name: value for name, value in settings.items() if (name, value) != ("early_stopping", None)}
+            if chosen.get("early_stopping", 0) is None:
+                settings.pop("early_stopping", None)
             arguments = [arguments[0], f"--config={yaml.safe_dump(settings)}", *arguments[1:]]
         NNLabCLI.early_stopping = chosen.get("early_stopping", 0) is not None
         Parser.chosen, Parser.learner = dict(chosen), learner_named(chosen.get("model") or "LitMLP")

@@ -119,16 +119,19 @@ class LitMLP(Classifier):
             raise ArgumentError("schedule", f"{self.schedule} falls to the end of training: set max_epochs")
 
     def on_fit_start(self) -> None:
-        """Record the rate that the schedule starts from, and this run's settings for its checkpoints."""
+        """Check the schedule, and record this run's settings for its checkpoints."""
         super().on_fit_start()
-        if self.schedule == "constant":
-            return
-        for config in self.trainer.lr_scheduler_configs:
+        for config in self.trainer.lr_scheduler_configs if self.schedule != "constant" else ():
             name = type(config.scheduler).__name__
             raise ArgumentError("schedule", f"must be constant beside a scheduler, {name}, got {self.schedule}")
+
+    def on_train_start(self) -> None:
+        """Resume; where the run before had a schedule that this one has not, set the rate that it fell from."""
+        super().on_train_start()
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
+                if "initial_lr" in group and not self.trainer.lr_scheduler_configs:
+                    group["lr"] = group["initial_lr"]
 
     def set_rate(self, mini_batch: int) -> None:
         """Set the optimizers' learning rate for a mini-batch of the epoch; a learning-rate finder sets its own."""
@@ -140,7 +143,7 @@ class LitMLP(Classifier):
         done = (trainer.current_epoch + mini_batch // HOLDS * HOLDS / of_epoch) / (trainer.max_epochs or 1)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * FALLS[self.schedule](done)
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * FALLS[self.schedule](done)
 
     @staticmethod
     def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

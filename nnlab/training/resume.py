@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
 from nnlab.data import ResidentLoader
@@ -51,6 +52,9 @@ class Continuity:
                 )
         check_resumable(checkpoint, trainer)
         _check_loader(checkpoint, trainer)
+        states = checkpoint.get(RANDOM)
+        if isinstance(states, list) and len(states) != trainer.world_size:
+            raise ArgumentError("devices", f"must make {len(states)} processes as before, got {trainer.world_size}")
         if not isinstance(checkpoint.get(FIELD), Mapping):
             raise ArgumentError("ckpt_path", "has no usable record of its training")
         for stop in trainer.early_stopping_callbacks:
@@ -99,7 +103,7 @@ class Continuity:
     def start(self, trainer: L.Trainer) -> None:
         """Restore what Lightning does not, and apply the settings that changed."""
         self._figures, self._within_epoch = None, False
-        if self._old is None:
+        if self._old is None or not self._fresh:  # a finder's own training comes before this run's
             return
         old, self._old = self._old, None
         set_random_state(own_of(trainer, old.get(RANDOM)))
@@ -116,10 +120,10 @@ class Continuity:
             if stop is not None and stop.wait_count >= stop.patience:
                 trainer.should_stop = True
             elif stop is not None:
-                stop.stopped_epoch = 0
-        self._take_over(trainer)
+                stop.stopped_epoch, stop.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
+        self.take_over(trainer)
 
-    def _take_over(self, trainer: L.Trainer) -> None:
+    def take_over(self, trainer: L.Trainer) -> None:
         """Apply the settings that changed to the optimizers and schedulers, which hold the old ones."""
         changes, self._changes = self._changes, []
         for thing, name, before, now in changes:

@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import instantiate_class
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -19,7 +20,7 @@ from nnlab.config_files import UserError
 from nnlab.data import SPECS
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
-from nnlab.training.parser import FROM_DATA
+from nnlab.training.parser import FROM_DATA, LEARNERS
 from nnlab.validation import ArgumentError, check_at_least, check_not_negative, check_positive, resolve_device
 
 _WATCHES = {"checkpoint": "save_on_train_epoch_end", "early_stopping": "check_on_train_epoch_end"}
@@ -150,8 +151,13 @@ def check_settings(command: str, config: Any, learner: type[Classifier]) -> None
         raise ArgumentError("precision", "must be bf16-mixed on a CPU, where Lightning would take it for 16-mixed")
     if config.trainer.default_root_dir is None:
         raise UserError("--trainer.default_root_dir must name a folder, got null")
-    if command == "test" and config.trainer.limit_test_batches == 0:
-        raise UserError("--trainer.limit_test_batches=0 leaves nothing to test: leave it out")
+    nothing = {"test": ["limit_test_batches"], "fit": ["limit_train_batches", "max_epochs"]}
+    for name in nothing.get(command, []):
+        if config.trainer[name] == 0:
+            raise UserError(f"--trainer.{name}=0 leaves nothing to {command}: leave it out")
+    monitor = (config.lr_scheduler or {}).get("init_args", {}).get("monitor")
+    if monitor is not None and monitor not in learner.figures:
+        raise UserError(f"--lr_scheduler.monitor must be one of {', '.join(learner.figures)}, got {monitor}")
     if config.optimizer and "lr" in config.optimizer.init_args:
         check_positive("lr", config.optimizer.init_args.lr)
     check_at_least("accumulate_grad_batches", config.trainer.accumulate_grad_batches, 1)
@@ -222,64 +228,107 @@ def _check_writable(root: Path) -> None:
 # ---- settings in a checkpoint ----------------------------------------------------------------------------------------
 
 SETTINGS = "settings"  # the field
-PATHS = {"trainer.default_root_dir": "runs", "data.root": None, "checkpoint.dirpath": None}  # and their defaults
-NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose"}  # of the command itself
-IMPORTS = {"trainer.logger", "trainer.plugins", "trainer.profiler", "trainer.callbacks", "optimizer", "lr_scheduler"}
-"""Settings in which a string would name a class."""
-
-CALLBACKS = (
-    *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "GradientAccumulationScheduler"),
-    *("LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary", "RichProgressBar"),
-    *("TQDMProgressBar", "Timer", "WeightAveraging"),
+MOST_VALUES = 1000
+PATHS = {"data.root", "checkpoint.dirpath"}
+NOT_KEPT = {
+    "config",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+    "trainer.default_root_dir",
+}  # where to write is asked anew
+OPTIMIZERS = tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type))
+SCHEDULERS = (
+    *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
+    *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
 )
-PLACES = {  # the classes that a checkpoint may name
-    "nnlab.training.": ("LitMLP", "LitPerceptron"),
-    "torch.optim.": tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)),
-    "torch.optim.lr_scheduler.": (
-        *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
-        *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
-    ),
-    "lightning.pytorch.cli.": ("ReduceLROnPlateau",),
-    "lightning.pytorch.callbacks.": CALLBACKS,
+CALLBACKS = (
+    *("DeviceStatsMonitor", "EMAWeightAveraging", "GradientAccumulationScheduler", "LearningRateMonitor"),
+    *("ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "Timer", "WeightAveraging"),
+)
+CLASSES = {  # those that a checkpoint may name, by the setting
+    "model": {f"nnlab.training.{name}" for name in LEARNERS},
+    "optimizer": {f"torch.optim.{name}" for name in OPTIMIZERS},
+    "lr_scheduler": {f"torch.optim.lr_scheduler.{name}" for name in SCHEDULERS}
+    | {"lightning.pytorch.cli.ReduceLROnPlateau"},
+    "trainer.callbacks": {f"lightning.pytorch.callbacks.{name}" for name in CALLBACKS},
+}
+OF_TRAINER = (  # a string in any other would name a class, or start processes
+    *("accelerator", "precision", "fast_dev_run", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time"),
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches"),
+    *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"),
+    *("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "accumulate_grad_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark", "inference_mode"),
+    *("use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
+    "enable_autolog_hparams",
+)
+NAMES: dict[str, set[str]] = {
+    "trainer": {*OF_TRAINER},
+    "data": {*signature(MNISTDataModule).parameters},
+    "checkpoint": {*signature(ModelCheckpoint).parameters},
+    "early_stopping": {*signature(EarlyStopping).parameters},
 }
 
 
 def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Split a command's settings into those that a checkpoint keeps, and the flags of the others.
 
-    A checkpoint keeps plain values and the classes of ``PLACES``, but no paths.
+    A checkpoint keeps plain values of known settings and the classes of ``CLASSES``, but no paths.
     """
     kept: dict[str, Any] = {}
     asked = []
     for group, values in settings.items():
-        named = isinstance(values, Mapping) and "class_path" not in values
-        for name, value in values.items() if named else [("", values)]:
-            flag = f"{group}.{name}".rstrip(".")
+        named = group in NAMES and isinstance(values, Mapping)
+        for name, value in values.items() if named else [(None, values)]:
+            flag = group if name is None else f"{group}.{name}"
             if flag in NOT_KEPT:
                 continue
-            if flag in PATHS:
-                if value != PATHS[flag]:
-                    asked.append(f"--{flag}")
-            elif not _is_kept(value) or (flag in IMPORTS and isinstance(value, str)):
+            if _is_kept(flag, group, name, value):
+                (kept.setdefault(group, {}) if named else kept)[name or group] = value
+            elif value is not None and not (flag in IGNORED and value == IGNORED[flag]):
                 asked.append(f"--{flag}")
-            elif named:
-                kept.setdefault(group, {})[name] = value
-            else:
-                kept[group] = value
     return kept, asked
 
 
-def _is_kept(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_kept, value))
+IGNORED = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}
+
+
+def _is_kept(flag: str, group: str, name: str | None, value: Any) -> bool:
+    if flag in PATHS:
+        return False
+    if flag in CLASSES:
+        return value is None or all(
+            _is_class(one, CLASSES[flag]) for one in (value if isinstance(value, list) else [value])
+        )
+    if name is None:
+        return (group, value) == ("early_stopping", None) or (group == "seed_everything" and type(value) is int)
+    known = name in NAMES[group] or (flag == "trainer.logger" and isinstance(value, bool | None))
+    return known and _size(value) <= MOST_VALUES
+
+
+def _is_class(value: Any, known: set[str]) -> bool:
+    if not isinstance(value, Mapping) or not {"class_path"} <= value.keys() <= {"class_path", "init_args"}:
+        return False
+    arguments = value.get("init_args", {})
+    path = value["class_path"]
+    return (
+        isinstance(path, str) and path in known and isinstance(arguments, Mapping) and _size(arguments) <= MOST_VALUES
+    )
+
+
+def _size(value: Any, depth: int = 0) -> float:
+    """How many plain values a value holds; infinite where it is, or holds, something else."""
     if isinstance(value, Mapping):
-        path = value.get("class_path")
-        if path is not None and not any(path == place + kind for place, kinds in PLACES.items() for kind in kinds):
-            return False
-        return all(isinstance(key, str) and (key == "class_path" or _is_kept(v)) for key, v in value.items())
-    if isinstance(value, str):
-        return re.fullmatch(r"[\w:{}=-]*", value) is not None  # no dot, so nothing that can be imported
-    return value is None or isinstance(value, (bool, int, float))
+        if not all(isinstance(key, int) or (isinstance(key, str) and key.isidentifier()) for key in value):
+            return math.inf
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return (
+            1 + sum(_size(part, depth + 1) for part in value) if depth < 3 and len(value) <= MOST_VALUES else math.inf
+        )
+    if isinstance(value, str):  # without a dot, so nothing that can be imported
+        return 1 if re.fullmatch(r"[\w:{}=-]{0,100}", value) else math.inf
+    return 1 if value is None or isinstance(value, (bool, int, float)) else math.inf
 
 
 def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, Any], list[str]]:
@@ -291,14 +340,15 @@ def settings_of(checkpoint: Mapping[str, Any], command: str) -> tuple[dict[str, 
         ArgumentError: there are none, or one that a checkpoint does not keep.
     """
     record = checkpoint.get(SETTINGS, {"kept": {}, "asked": []})
-    kept, asked = (record.get(name) for name in ("kept", "asked")) if isinstance(record, Mapping) else (None, None)
-    if not isinstance(kept, Mapping) or split(kept) != (kept, []) or not isinstance(asked, list):
-        raise ArgumentError("ckpt_path", "has no usable settings")
-    if not all(isinstance(flag, str) and re.fullmatch(r"--[a-z_.]+", flag) for flag in asked):
+    kept: Any = record.get("kept") if isinstance(record, Mapping) else None
+    asked: Any = record.get("asked") if isinstance(record, Mapping) else None
+    usable = isinstance(kept, Mapping) and isinstance(asked, list) and len(asked) <= MOST_VALUES
+    if not usable or split(kept) != (kept, []) or not all(re.fullmatch(r"--[a-z_.]+", str(flag)) for flag in asked):
         raise ArgumentError("ckpt_path", "has no usable settings")
     if command == "fit":
         if not kept:
-            raise ArgumentError("ckpt_path", "is not of a run of the command: give its settings by --config")
+            without = "holds weights only" if "optimizer_states" not in checkpoint else "is not of a run of the command"
+            raise ArgumentError("ckpt_path", f"{without}: give the settings by --config")
         return dict(kept), asked
     of_model = {name: value for name, value in checkpoint["hyper_parameters"].items() if name not in FROM_DATA}
     of_data = checkpoint.get("datamodule_hyper_parameters")
