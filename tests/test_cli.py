@@ -456,10 +456,8 @@ def test_a_setting_that_a_checkpoint_does_not_keep_is_asked_for(setting, asked):
     run = smoke(setting, "--early_stopping=null").lines[-1].split()[-1]
     ended = nnlab("fit", f"--ckpt_path={run}")
     assert (ended.status, ended.out) == (2, "")
-    assert (
-        ended.err
-        == f"nnlab fit: error: {asked} was set in the run of {run}, which does not keep it: give it again, or by --config\n"
-    )
+    line = f"{asked} was set in the run of {run}, which does not keep it: give it again, or by --config"
+    assert ended.err == f"nnlab fit: error: {line}\n"
     again = fit(f"--ckpt_path={run}", setting, "--trainer.max_epochs=3")
     config = yaml.safe_load((Path(again.lines[-1].split()[3])).read_text())
     assert (config["early_stopping"], config["trainer"]["max_epochs"]) == (None, 3)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor
 
 from nnlab.files import write_whole
@@ -230,8 +230,8 @@ def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
     trains = trainer.state.fn == "fit"
     for callback in trainer.callbacks:
         key = callback.state_key
-        if not (trains or isinstance(callback, (ModelCheckpoint, EarlyStopping))):
-            continue  # others have a state only while they train
+        if isinstance(callback, StochasticWeightAveraging) and not trains:
+            continue  # its own is not there before training
         if (state := checkpoint.get("callbacks", {}).get(key)) is not None and (own := callback.state_dict()):
             check_like(f"state of {type(callback).__name__}", state, own)
             if isinstance(callback, ModelCheckpoint):
