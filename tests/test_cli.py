@@ -486,7 +486,10 @@ CRAFTED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", CRAFTED, ids=[str(k) for k in range(len(CRAFTED))])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(settings, id=str(k), marks=[pytest.mark.slow] * (k % 4 != 0)) for k, settings in enumerate(CRAFTED)],
+)
 def test_a_checkpoint_names_no_class_but_those_on_a_list_and_no_path(smoked, settings):
     checkpoint = read_checkpoint(LAST)
     checkpoint["settings"]["kept"] |= settings
