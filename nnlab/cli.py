@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     if argv is None:
         for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
             if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # δ, − and → where the encoding lacks them, as Windows's cp1252
                 setattr(sys, name, _Output(stream))

@@ -1,4 +1,4 @@
-"""Settings before torch and Lightning are imported: files and recipes that are there, and YAML that is no trap."""
+"""Reads --config before torch and Lightning are imported; checks that files exist and that YAML stays small."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import yaml
 from nnlab.recipes import recipes
 
 CONFIG = ("-c", "--config")
-CHOICES = ("model", "optimizer", "lr_scheduler")  # of which a class is chosen
+CHOICES = ("model", "optimizer", "lr_scheduler")  # settings that choose a class
 TAKE_VALUES = (*CONFIG, "--ckpt_path", "--early_stopping", "--model.class_path", *(f"--{key}" for key in CHOICES))
 LARGEST, MOST_NODES, DEEPEST = 100_000, 10_000, 30  # bytes of a file; aliases can make a small one endless
-GROUPS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # that must be mappings, where a file has them
+GROUPS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # which must be mappings
 OFF = ("null", "false", "off")
 
 
@@ -36,11 +36,11 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
     """The arguments, with the settings of each --config as YAML in place of its name.
 
     Returns:
-        them, and what they choose, the last one winning: the names of the classes in ``CHOICES``, and
-        ``early_stopping``, which is None where it is switched off; its settings are left out then.
+        the arguments, and what they choose (the last one wins): the names of the classes in ``CHOICES``, and
+        ``early_stopping``, None where it is off; its settings are then left out.
 
     Raises:
-        UserError: a --config names no file and no recipe, or is no YAML of settings, or --ckpt_path names no file.
+        UserError: a --config is no file and no recipe, or holds no settings, or --ckpt_path names no file.
     """
     found: list[str | dict[str, Any]] = []
     chosen: dict[str, Any] = {}
@@ -73,9 +73,9 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
 
 
 def _without_early_stopping(found: list[str | dict[str, Any]], off: bool) -> Iterator[str]:
-    """The arguments as text, without early stopping's settings where it is off, and never with its null."""
+    """The arguments as text, without ``early_stopping: null``, and without its settings where it is off."""
     for item in found:
-        if isinstance(item, dict):  # as text: the parser would read a file in the locale's encoding
+        if isinstance(item, dict):  # as text: the parser would read the file in the locale's encoding
             left = {k: v for k, v in item.items() if k != "early_stopping" or not (off or v is None)}
             yield f"--config={yaml.safe_dump(left, sort_keys=False)}"
         elif not (off and item.startswith("--early_stopping")):
@@ -83,15 +83,12 @@ def _without_early_stopping(found: list[str | dict[str, Any]], off: bool) -> Ite
 
 
 def choices(settings: dict[str, Any]) -> dict[str, Any]:
-    """The classes that settings choose, by name, and early stopping where they have or switch it off."""
-    chosen = {key: _name(settings.get(key)) for key in CHOICES}
-    off = {"early_stopping": settings["early_stopping"]} if "early_stopping" in settings else {}
-    return {key: name for key, name in chosen.items() if name} | off
-
-
-def _name(setting: Any) -> str | None:
-    name = setting.get("class_path") if isinstance(setting, dict) else setting
-    return name if isinstance(name, str) else None
+    """The names of the classes that settings choose, and ``early_stopping`` where they have it."""
+    chosen = {key: settings[key] for key in (*CHOICES, "early_stopping") if key in settings}
+    for key in chosen.keys() & CHOICES:
+        name = chosen[key].get("class_path") if isinstance(chosen[key], dict) else chosen[key]
+        chosen[key] = name if isinstance(name, str) else None
+    return {key: value for key, value in chosen.items() if value or key == "early_stopping"}
 
 
 def _config(value: str) -> dict[str, Any]:
@@ -142,7 +139,7 @@ def _settings(text: str, path: str) -> dict[str, Any]:
 
 
 def read_yaml(text: str, flag: str) -> Any:
-    """A YAML document that stays small when its aliases are followed.
+    """Read a YAML document that stays small with its aliases expanded.
 
     Raises:
         yaml.YAMLError: it is none.
@@ -160,7 +157,7 @@ def read_yaml(text: str, flag: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """How many nodes a node has, each alias counted as what it stands for; in ``known`` 0 is not counted yet."""
+    """The number of nodes below a node, aliases expanded; 0 in ``known`` marks a node that is being counted."""
     if depth > DEEPEST:
         raise ValueError(f"must be at most {DEEPEST} levels deep")
     if id(node) in known:

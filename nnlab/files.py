@@ -1,4 +1,4 @@
-"""Files that are written whole: whoever reads one, or a kill at any moment, finds the old file or the new."""
+"""Writing files whole: a reader, or a kill at any moment, finds the old file or the new one."""
 
 import fnmatch
 import os
@@ -11,9 +11,9 @@ _HERE = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write a file by way of a temporary one beside it, which is synced and renamed.
+    """Write to a temporary file beside the target, sync it, and rename it.
 
-    The mode is the umask's. A temporary file of a process of this machine that is gone is removed.
+    The mode follows the umask. Temporary files of this machine's processes that have ended are removed.
 
     Args:
         path: its folder is made where it is missing.
@@ -39,7 +39,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[I
 
 
 def _sync(folder: Path) -> None:
-    """Let the rename outlive a power cut, where the system can."""
+    """Sync the folder, so that the rename survives a power cut; POSIX only."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -49,8 +49,8 @@ def _sync(folder: Path) -> None:
 
 
 def remove_temporary(folder: Path, *, below: bool = True) -> None:
-    """Remove what processes of this machine that were killed left in a folder, or below it: their temporary files."""
-    for place, _, names in os.walk(folder):  # which goes on where another run removes its folder
+    """Remove the temporary files that killed processes of this machine left in a folder, or below it."""
+    for place, _, names in os.walk(folder):  # os.walk tolerates that another run removes its folder
         for name in fnmatch.filter(names, f".*.{_HERE}.*.tmp"):
             pid = name.split(".")[-2]
             if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):

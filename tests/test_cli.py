@@ -1,8 +1,8 @@
 """The command: fit, validate, test and predict from end to end, its help, and what it writes where."""
 
 import contextlib
-import copy
 import csv
+import functools
 import re
 import runpy
 import shlex
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -80,7 +81,7 @@ def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_fit_ends_with_the_line_that_tests_the_best_model_and_it_works_as_printed(smoked):
     line = smoked.lines[-1]
-    assert line == f"nnlab test --config {RUN}/config.yaml --ckpt_path {BEST}"
+    assert line == f"nnlab test --ckpt_path {BEST}"
     predicted, labels = predictions_of(BEST)
     expected = (predicted == labels).double().mean().item()
     assert accuracy_of(nnlab(*shlex.split(line)[1:])) == pytest.approx(expected, abs=5e-5)
@@ -446,7 +447,6 @@ def test_last_and_best_are_of_the_newest_run(smoked):
 @pytest.mark.parametrize(
     ("setting", "asked"),
     [
-        ("--trainer.default_root_dir=runs/mine", "--trainer.default_root_dir"),
         ("--data.root=elsewhere", "--data.root"),
         ("--trainer.callbacks=tests.training.ddp.KeepEachRank", "--trainer.callbacks"),
         ("--trainer.profiler=simple", "--trainer.profiler"),
@@ -456,34 +456,81 @@ def test_a_setting_that_a_checkpoint_does_not_keep_is_asked_for(setting, asked):
     run = smoke(setting, "--early_stopping=null").lines[-1].split()[-1]
     ended = nnlab("fit", f"--ckpt_path={run}")
     assert (ended.status, ended.out) == (2, "")
-    assert (
-        ended.err
-        == f"nnlab fit: error: {asked} was set in the run of {run}, which does not keep it: give it again, or null\n"
-    )
+    line = f"{asked} was set in the run of {run}, which does not keep it: give it again, or by --config"
+    assert ended.err == f"nnlab fit: error: {line}\n"
     again = fit(f"--ckpt_path={run}", setting, "--trainer.max_epochs=3")
     config = yaml.safe_load((Path(again.lines[-1].split()[3])).read_text())
     assert (config["early_stopping"], config["trainer"]["max_epochs"]) == (None, 3)
 
 
-def test_a_checkpoint_names_no_class_but_those_on_a_list(smoked):
+CRAFTED: list[dict[str, Any]] = [
+    {"optimizer": {"class_path": "os.system", "init_args": {}}},
+    {"optimizer": "os.system"},
+    {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": "os.system"}}},
+    {"lr_scheduler": {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "print"}}},
+    {"model": {"class_path": "nnlab.training.LitMLP", "init_args": {"loss": "os.system"}}},
+    {"model": {"class_path": "nnlab.training.LitMLP", "init_args": {"hidden": [1] * 100_000}}},
+    {"trainer": {"logger": "CSVLogger"}},
+    {"trainer": {"callbacks": ["ModelCheckpoint"]}},
+    {"trainer": {"callbacks.class_path": "ModelCheckpoint", "callbacks.init_args.dirpath": "evil"}},
+    {"trainer": {"logger.class_path": "CSVLogger", "logger.init_args.save_dir": "evil"}},
+    {"trainer": {"profiler": "simple"}},
+    {"trainer": {"strategy": "ddp", "devices": 500}},
+    {"trainer": {"plugins": ["TorchCheckpointIO"]}},
+    {"trainer": None},
+    {"data": {"root": "elsewhere"}},
+    {"data": [1]},
+    {"data": {"val_size": functools.reduce(lambda inner, _: [inner], range(400), 0)}},
+    {"optimizer.class_path": "torch.optim.SGD"},
+    {"callbacks+": "Timer"},
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(settings, id=str(k), marks=[pytest.mark.slow] * (k % 4 != 0)) for k, settings in enumerate(CRAFTED)],
+)
+def test_a_checkpoint_names_no_class_but_those_on_a_list_and_no_path(smoked, settings):
     checkpoint = read_checkpoint(LAST)
-    for group, value in (
-        ("optimizer", {"class_path": "os.system", "init_args": {}}),
-        ("optimizer", "os.system"),
-        ("lr_scheduler", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.system"}}),
-        ("model", {"class_path": "nnlab.training.LitMLP", "init_args": {"loss": "os.system"}}),
-        ("trainer", {"default_root_dir": "/tmp"}),
-        ("trainer", {"logger": "antigravity"}),
-        ("data", {"root": "/etc"}),
-    ):
-        changed = copy.deepcopy(checkpoint)
-        changed["settings"]["kept"][group] = value
-        sign(changed)
-        torch.save(changed, "made.ckpt")
-        for command_ in ("fit", "test"):
-            ended = nnlab(command_, "--ckpt_path=made.ckpt")
-            assert (ended.status, ended.out) == (2, "")
-            assert ended.err.endswith("ckpt_path has no usable settings (--ckpt_path)\n"), ended.err
+    checkpoint["settings"]["kept"] |= settings
+    sign(checkpoint)
+    torch.save(checkpoint, "made.ckpt")
+    before = files_in(Path())
+    for command_ in ("fit", "test"):
+        ended = nnlab(command_, "--ckpt_path=made.ckpt")
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err == f"nnlab {command_}: error: ckpt_path has no usable settings (--ckpt_path)\n"
+    assert files_in(Path()) == before
+
+
+def test_what_goes_on_with_new_settings_does_so(smoked):
+    """Early stopping off, a schedule, and what switches the engine off."""
+    fit(f"--ckpt_path={LAST}", "--early_stopping=null", "--trainer.max_epochs=3")
+    assert yaml.safe_load((RUN.with_name("version_1") / "config.yaml").read_text())["early_stopping"] is None
+    falling = fit(f"--ckpt_path={LAST}", "--model.schedule=linear", "--trainer.max_epochs=4")
+    assert "SGD at 0.1, linear to 0" in falling.out
+    constant = fit("--ckpt_path=last", "--model.schedule=constant", "--optimizer.lr=0.05", "--trainer.max_epochs=5")
+    assert "going on with lr 0.05 in place of 0.1" in constant.lines
+    last = read_checkpoint(RUN.with_name("version_3") / "checkpoints/last.ckpt")
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.05
+    off = fit(f"--ckpt_path={LAST}", "--optimizer.dampening=0.5", "--trainer.max_epochs=3")
+    assert "engine off, mini-batches go one by one: dampening of SGD must be off for the engine, got 0.5" in off.lines
+
+
+def test_a_line_has_the_figures_of_its_epoch_alone_and_the_end_its_reason():
+    ended = smoke("--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2", "--checkpoint.save_top_k=2")
+    assert [("val loss" in line) for line in ended.lines if line.startswith("epoch ")] == [False, True, False]
+    ended = smoke("--trainer.max_epochs=9", "--early_stopping.stopping_threshold=0.2")
+    (line,) = [line for line in ended.lines if line.startswith("early stopping")]
+    assert line.startswith("early stopping after epoch 2: Stopping threshold reached: val_loss = 0.131")
+
+
+def test_a_run_with_several_best_checkpoints_goes_on_with_the_best():
+    best = smoke("--checkpoint.save_top_k=2").lines[-1].split()[-1]
+    assert best.endswith("best-v1.ckpt")
+    ended = fit("--ckpt_path=last", "--trainer.max_epochs=3")
+    assert "best" not in " ".join(line for line in ended.lines if line.startswith("epoch"))
+    assert read_checkpoint(ended.lines[-1].split()[-1])["digest"] == read_checkpoint(best)["digest"]
 
 
 def test_a_folder_with_a_space_is_quoted():

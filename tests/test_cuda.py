@@ -248,7 +248,9 @@ def test_an_interrupt_is_asked_of_several_processes_every_20_steps():
         accumulate_grad_batches=1,
         is_last_batch=False,
         global_step=0,
-        strategy=types.SimpleNamespace(reduce_boolean_decision=lambda own, all: asked.append(run.global_step) or own),
+        strategy=types.SimpleNamespace(
+            root_device=torch.device("cpu"), reduce=lambda own, reduce_op: asked.append(run.global_step) or own
+        ),
     )
     callback = KeepOnInterrupt()
     for k in range(50):

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
@@ -22,8 +23,8 @@ from nnlab.training.checkpoints import DIGEST, read_checkpoint
 from nnlab.training.learning_curve import draw_learning_curve
 from nnlab.validation import ArgumentError
 
-ASK = 20  # steps between the questions to all processes whether one is interrupted: each is an all-reduce
-TWICE = 1.0  # seconds within which a signal that comes again is the same: schedulers send it to the group, too
+ASK = 20  # steps between two checks whether any process is interrupted: each check is an all-reduce
+TWICE = 1.0  # seconds within which a repeated signal counts once: schedulers send it to the process and its group
 
 
 class KeepOnInterrupt(L.Callback):
@@ -55,13 +56,13 @@ class KeepOnInterrupt(L.Callback):
             raise KeyboardInterrupt
 
     def _interrupted(self, trainer: L.Trainer) -> bool:
-        """Whether a process has received a signal; all of them are asked, and learn which."""
+        """Whether any process has received a signal; an all-reduce tells all of them which."""
         received = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
         self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
         return self.signal is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over, now that Lightning has noted whose they were."""
+        """Install the signal handlers, after Lightning has saved the previous ones."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._on_signal)
@@ -69,7 +70,7 @@ class KeepOnInterrupt(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Act on a signal to any process where a step has ended: from there training can go on bit for bit."""
+        """Stop after a whole step if any process has received a signal: training can resume there bit for bit."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if trainer.is_last_batch:
             return  # the epoch has its validation first: on_train_epoch_end
@@ -78,12 +79,12 @@ class KeepOnInterrupt(L.Callback):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Act on a signal in the last step of an epoch, or in its validation."""
+        """Stop if a signal came in the last step of an epoch, or in its validation."""
         if self._interrupted(trainer):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save the model, if it was an interrupt that ended training."""
+        """Save the model if an interrupt ended training."""
         if isinstance(exception, KeyboardInterrupt) and self._previous:
             all_save = trainer.world_size == 1 or self.signal is not None
             self.signal = self.signal or self._received or signal.SIGINT
@@ -105,33 +106,31 @@ class KeepOnInterrupt(L.Callback):
 
 
 class BestAndLast(ModelCheckpoint):
-    """ModelCheckpoint, which keeps the best, and besides it ``last.ckpt``, from which training goes on bit for bit.
+    """A ModelCheckpoint that keeps the best, and ``last.ckpt``, from which training resumes bit for bit.
 
     ``last.ckpt`` is written after every epoch and its validation, whether it was the best or not, and where
-    ``--trainer.max_steps`` or ``--trainer.max_time`` ends training within an epoch. A run that goes on from a
-    checkpoint takes over the best one from beside it, if it is the one that the checkpoint recorded.
+    ``--trainer.max_steps`` or ``--trainer.max_time`` ends training within an epoch. A run that resumes from a
+    checkpoint copies the best one from beside it, if it is the one that the checkpoint recorded.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._recorded: dict[str, Any] = {}  # of the run that this one goes on from
+        self._recorded: dict[str, Any] = {}  # of the run that this one resumes
         self._digest: tuple[int, str] = (0, "")  # of the best checkpoint, and when it was written
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the best checkpoint of the run that this one goes on from."""
+        """Copy the best checkpoint of the run that this one resumes."""
         super().on_train_start(trainer, pl_module)
         score, best = self._recorded.get("score"), self._recorded.get("digest")
         if not isinstance(score, Tensor) or not trainer.ckpt_path or self.dirpath is None or self.monitor is None:
             return
-        name = f"{self.filename or 'best'}{self.FILE_EXTENSION}"
-        beside = Path(trainer.ckpt_path).parent
-        kept = next((path for path in (beside / name, beside / "checkpoints" / name) if path.is_file()), beside / name)
-        try:
-            found = read_checkpoint(kept)[DIGEST]["sha256"]
-            is_it = found == best or kept.resolve() == Path(trainer.ckpt_path).resolve()
-        except ArgumentError:
-            is_it = False
-        if not is_it:
+        resumed = Path(trainer.ckpt_path)
+        beside = sorted(
+            path for folder in (resumed.parent, resumed.parent / "checkpoints") for path in folder.glob("*.ckpt")
+        )
+        itself = resumed if resumed.stem.partition("-v")[0] == (self.filename or "best") else None
+        kept = next((path for path in beside if _digest_of(path) == best), itself)
+        if kept is None:
             rank_zero_info(
                 f"the best checkpoint is not beside {trainer.ckpt_path}: only its {self.monitor} is known, {score:.4g}"
             )
@@ -156,7 +155,7 @@ class BestAndLast(ModelCheckpoint):
             self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the last state where Lightning goes on from here, not from the end of an epoch.
+        """Keep the last state where Lightning would resume here, not at the end of an epoch.
 
         That is with ``max_steps``, and where early stopping ends the run within an epoch.
         """
@@ -182,13 +181,20 @@ class BestAndLast(ModelCheckpoint):
         best = Path(self.best_model_path)
         if self.best_model_path and best.is_file():
             written = best.stat().st_mtime_ns
-            if self._digest[0] != written:  # to read it takes longer than to look at its time
+            if self._digest[0] != written:  # reading it takes longer than reading its time
                 self._digest = written, read_checkpoint(best)[DIGEST]["sha256"]
         return state | {"best_digest": self._digest[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was the best score, and of which checkpoint; no path of it."""
+        """Take the best score and the digest of its checkpoint, but no path."""
         self._recorded = {"score": state_dict.get("best_model_score"), "digest": state_dict.get("best_digest")}
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        return str(read_checkpoint(path)[DIGEST]["sha256"])
+    except ArgumentError:
+        return None
 
 
 class EpochBar(TQDMProgressBar):
@@ -237,25 +243,24 @@ WORDS = {
 
 
 class EpochLines(L.Callback):
-    """A line for each epoch, which stays on the screen and in a log: figures, time, and whether it is the best."""
+    """Prints a line for each epoch: metrics, time, and whether it is the best."""
 
     def __init__(self) -> None:
-        self._began, self._told = 0.0, False
+        self._began, self._told, self._validated = 0.0, False, False
         self._best_before: Tensor | None = None
 
     def _tell(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._told = True
         words, optimizer = getattr(pl_module, "words", None), trainer.optimizers[0]
         size = sum(p.numel() for p in pl_module.parameters())
-        rate = optimizer.param_groups[0]["lr"]
-        trainer.print(
-            f"{words or type(pl_module).__name__}, {size:,} parameters, {type(optimizer).__name__} at {rate:g}"
-        )
+        rate, falls = optimizer.param_groups[0]["lr"], getattr(pl_module, "schedule", "constant")
+        how = f"{type(optimizer).__name__} at {rate:g}" + ("" if falls == "constant" else f", {falls} to 0")
+        trainer.print(f"{words or type(pl_module).__name__}, {size:,} parameters, {how}")
         if words := getattr(trainer.datamodule, "words", None):  # type: ignore[attr-defined]
             trainer.print(words)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say where a new monitor or mode leaves the record of the old one behind."""
+        """Say that a new monitor or mode starts without the old one's record."""
         states = {key.partition("{")[0]: key for key in checkpoint["callbacks"]}
         for callback in (_kept(trainer), *trainer.early_stopping_callbacks):
             old = states.get(callback.state_key.partition("{")[0]) if callback else None
@@ -269,9 +274,13 @@ class EpochLines(L.Callback):
         """Start the clock; before the first epoch, say what is trained on what."""
         if not self._told:
             self._tell(trainer, pl_module)
-        self._began = time.monotonic()
+        self._began, self._validated = time.monotonic(), False
         kept = _kept(trainer)
         self._best_before = kept.best_model_score if kept else None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that there are metrics of validation."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
@@ -281,7 +290,7 @@ class EpochLines(L.Callback):
         figures = [
             f"{words} {float(found[name]):,.0f}" if name == "train_errors" else f"{words} {_short(found[name])}"
             for name, words in WORDS.items()
-            if name in found
+            if name in found and (self._validated or not name.startswith("val"))  # else it is of an epoch before
         ]
         whole = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         seconds, self._began = time.monotonic() - self._began, 0.0
@@ -289,26 +298,28 @@ class EpochLines(L.Callback):
         trainer.print(f"epoch {trainer.current_epoch + 1}{whole}: {', '.join(figures)}, {seconds:.1f} s{best}")
 
     def _is_best(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch has replaced the best checkpoint, or will by its figures of training."""
+        """Whether this epoch has replaced the best checkpoint, or will, by its training metrics."""
         kept, before = _kept(trainer), self._best_before
         if kept is None or kept.monitor is None:
             return False
         now = trainer.callback_metrics.get(kept.monitor)
-        if kept.best_model_score is not before or now is None or not kept._save_on_train_epoch_end:
+        if kept.best_model_score is not before or now is None or kept.monitor.startswith("val"):
             return kept.best_model_score is not before
-        due = (trainer.current_epoch + 1) % kept._every_n_epochs == 0
-        return due and bool(before is None or (now < before if kept.mode == "min" else now > before))
+        return bool(before is None or (now < before if kept.mode == "min" else now > before))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that early stopping ended the run, and why."""
         often = trainer.val_check_batch != trainer.num_training_batches or trainer.check_val_every_n_epoch != 1
         for stop in trainer.early_stopping_callbacks:
-            if stop is not None and stop.stopped_epoch:
-                unit = "validations" if often and not stop._check_on_train_epoch_end else "epochs"
-                trainer.print(
-                    f"early stopping after epoch {stop.stopped_epoch + 1}: for {stop.wait_count} {unit}, "
-                    f"{stop.monitor} was no better than {_short(stop.best_score)} (--early_stopping.patience)"
-                )
+            if stop is None or stop.stopping_reason == EarlyStoppingReason.NOT_STOPPED:
+                continue
+            unit = "validations" if often and stop.monitor.startswith("val") else "epochs"
+            why = f"for {stop.wait_count} {unit}, {stop.monitor} was no better than {_short(stop.best_score)}"
+            if stop.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                why += " (--early_stopping.patience)"
+            else:
+                why = str(stop.stopping_reason_message).removesuffix(" Signaling Trainer to stop.")
+            trainer.print(f"early stopping after epoch {stop.stopped_epoch + 1}: {why}")
 
 
 def _short(figure: Any) -> str:

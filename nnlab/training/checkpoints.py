@@ -1,7 +1,7 @@
 """Checkpoints: written whole, read as data, checked field by field before anything uses them.
 
-A checkpoint is a file from anywhere. Nothing in it is run, no path in it is acted on, and what does not fit the module,
-the optimizer or the callbacks is refused in one line.
+A checkpoint may come from anyone. No code in it runs, and no path in it is used. What does not fit the module, the
+optimizer or the callbacks is refused in one line.
 """
 
 import hashlib
@@ -9,14 +9,15 @@ import math
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor
 
 from nnlab.files import write_whole
@@ -26,6 +27,8 @@ DIGEST, RANDOM = "digest", "random"
 VERSION = "pytorch-lightning_version"
 UNSIGNED = {DIGEST, VERSION, f"legacy_{VERSION}"}  # another Lightning writes its own version when it reads
 FIELDS = {"learner": str, "epoch": int, "global_step": int, "hyper_parameters": Mapping, "state_dict": Mapping}
+CHECKED_LATER = {"best_k_models", "combined_loader"}  # where each is used
+MAY_BE_NEGATIVE = ("last_epoch", "_step_count", "mode_worse", "best")
 OF_TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
 
 
@@ -54,7 +57,7 @@ def digest(checkpoint: Mapping[str, Any], names: Sequence[str]) -> str:
 def _feed(sha: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         if value.numel() * value.element_size() > value.untyped_storage().nbytes() + 2**24:
-            raise TypeError("a few numbers that stand for many, which would take any memory")
+            raise TypeError("an expanded tensor, which would need far more memory than it was stored in")
         data = value.detach().cpu().contiguous()
         sha.update(f"{data.dtype}{tuple(data.shape)}".encode())
         sha.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
@@ -72,7 +75,7 @@ def _feed(sha: Any, value: Any) -> None:
 
 
 def sign(checkpoint: dict[str, Any]) -> None:
-    """Put the digest of all fields into a checkpoint, by which damage is found."""
+    """Store the digest of all fields in a checkpoint, so that damage is found."""
     names = sorted(checkpoint.keys() - UNSIGNED)
     checkpoint[DIGEST] = {"of": names, "sha256": digest(checkpoint, names)}
 
@@ -81,7 +84,7 @@ def sign(checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Any) -> dict[str, Any]:
-    """Read a checkpoint, a file or a path, on the CPU with ``weights_only``; check all but what takes a module.
+    """Read a checkpoint, a file or a path, on the CPU with ``weights_only``, and check what needs no module.
 
     Raises:
         ArgumentError: no such file, not a checkpoint of nnlab 0.2, or a damaged one.
@@ -117,6 +120,19 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
     for name, kind in FIELDS.items():
         if not isinstance(checkpoint.get(name), kind):
             _refuse(f"has no {name}")
+    _check_digest(checkpoint)
+    for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
+        if not isinstance(checkpoint.get(name, kind()), kind):
+            _refuse(f"has no usable {name}")
+    if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
+        _refuse("has no usable loops")
+    if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
+        _refuse("has a negative count of epochs or steps")
+    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
+        _refuse("has hyper-parameters without names")
+
+
+def _check_digest(checkpoint: Mapping[str, Any]) -> None:
     recorded = checkpoint[DIGEST]
     names = recorded.get("of") if isinstance(recorded, Mapping) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -130,20 +146,7 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
     if found != recorded.get("sha256"):
         _refuse("is damaged: its content is not what was written")
     if not re.fullmatch(r"[2-9]\.\d+.*", str(checkpoint.get(VERSION))):
-        _refuse("is of no Lightning that nnlab knows")
-    _check_kinds(checkpoint)
-    if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
-        _refuse("has a negative count of epochs or steps")
-    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
-        _refuse("has hyper-parameters without names")
-
-
-def _check_kinds(checkpoint: Mapping[str, Any]) -> None:
-    for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
-        if not isinstance(checkpoint.get(name, kind()), kind):
-            _refuse(f"has no usable {name}")
-    if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
-        _refuse("has no usable loops")
+        _refuse("was written by a version of Lightning that nnlab does not know")
 
 
 def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +169,8 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
     for name in (*learner.architecture, *({"scaling", "name"} & found.keys())):
         if name in wanted and found.get(name) != wanted[name]:
             raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")
+    if not learner.sizes_fit(checkpoint["hyper_parameters"], checkpoint["state_dict"]):
+        _refuse("has weights of other sizes than its hyper-parameters say")
     return checkpoint
 
 
@@ -173,7 +178,7 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
 
 
 def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Check that a state dict has the names and shapes of another, and finite numbers of a like dtype.
+    """Check that a state dict has the names and shapes of another, and finite values of a similar dtype.
 
     Raises:
         ArgumentError: what is wrong with which tensor.
@@ -202,7 +207,7 @@ def _check_tensor(
 
 
 def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
-    """Check what training goes on from.
+    """Check the fields that a run resumes from.
 
     Raises:
         ArgumentError: a field is missing or of another form than this trainer's.
@@ -212,48 +217,68 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Any) -> None:
             _refuse("holds weights only, from which training cannot go on")
     expected = {"fit_loop": trainer.fit_loop.state_dict(), "validate_loop": trainer.validate_loop.state_dict()}
     for name, loop in expected.items():
-        _check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
+        check_like(f"loops.{name}", checkpoint["loops"].get(name), loop)
     check_callbacks(checkpoint, trainer)
 
 
 def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
-    """Check the states of the callbacks that the trainer has, and take every path out of them.
+    """Check the states of the trainer's callbacks, and remove every path from them.
 
     Raises:
         ArgumentError: one is of another form than its callback's.
     """
+    trains = trainer.state.fn == "fit"
     for callback in trainer.callbacks:
         key = callback.state_key
+        if isinstance(callback, StochasticWeightAveraging) and not trains:
+            continue  # its own is not there before training
         if (state := checkpoint.get("callbacks", {}).get(key)) is not None and (own := callback.state_dict()):
-            _check_like(f"state of {type(callback).__name__}", state, own)
+            check_like(f"state of {type(callback).__name__}", state, own)
             if isinstance(callback, ModelCheckpoint):
                 _without_paths(state, callback.dirpath)
 
 
-def _check_like(name: str, found: Any, like: Any) -> None:
-    """Check that a value is built as another is: mappings of the same keys, numbers and tensors of one."""
-    if not isinstance(like, Mapping):
-        if not _is_like(found, like):
-            _refuse(f"has no usable {name}")
-        return
-    keys = like.keys() - {"best_k_models", "combined_loader"}  # each is looked at where it is used
-    if not isinstance(found, Mapping) or not keys <= found.keys():
+def check_like(name: str, found: Any, like: Any, *, setting: bool = False) -> None:
+    """Check that a saved value has the form of this run's value.
+
+    A setting of an optimizer or a scheduler is finite, has a sign that makes sense, and may be a fraction where this
+    run's is whole. Other states hold counts, and figures that may be missing in one of the two.
+
+    Raises:
+        ArgumentError: it has another form; the message names it.
+    """
+    parts: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(like, Counter):  # a scheduler's milestones
+        good = isinstance(found, Mapping) and all(type(part) is int for item in found.items() for part in item)
+    elif isinstance(like, Mapping):
+        keys = like.keys() - CHECKED_LATER
+        good = isinstance(found, Mapping) and keys <= found.keys()
+        parts = ((f"{name}.{key}", found[key], like[key]) for key in keys)
+    elif setting and isinstance(like, (list, tuple)):
+        good = isinstance(found, (list, tuple)) and len(found) == len(like)
+        parts = ((name, *pair) for pair in zip(found, like, strict=True)) if good else ()
+    elif isinstance(like, (bool, str)):
+        good = type(found) is type(like)
+    elif isinstance(like, Tensor):
+        good = isinstance(found, Tensor) and found.shape == like.shape
+        good = good and not (found.is_quantized or found.is_complex())
+        good = good and bool(found.isfinite().all() if setting else not found.isnan().any())
+    elif setting and isinstance(like, (int, float)):
+        good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
+        good = good and (found >= 0 or like < 0 or name.endswith(MAY_BE_NEGATIVE))
+        good = good and not (name.endswith("betas") and found >= 1)
+    elif isinstance(like, int):
+        good = type(found) is int and abs(found) <= 2**53
+    elif not setting and (like is None or isinstance(like, float)):
+        good = found is None or isinstance(found, str) or _is_number(found)
+        if isinstance(found, Tensor):
+            good = found.numel() == 1 and not found.is_quantized and not found.isnan().any()
+    else:
+        good = True
+    if not good:
         _refuse(f"has no usable {name}")
-    for key in keys:
-        _check_like(f"{name}.{key}", found[key], like[key])
-
-
-def _is_like(found: Any, like: Any) -> bool:
-    if isinstance(like, bool):
-        return isinstance(found, bool)
-    if isinstance(like, int):
-        return type(found) is int and abs(found) <= 2**53
-    if like is None or isinstance(like, (float, Tensor)):
-        if isinstance(found, Tensor) or isinstance(like, Tensor):
-            one = isinstance(found, Tensor) and found.numel() == 1 and not found.is_quantized
-            return one and not found.isnan().any()
-        return found is None or isinstance(found, str) or _is_number(found)
-    return not isinstance(like, str) or isinstance(found, str)
+    for part in parts:
+        check_like(*part, setting=setting)
 
 
 def _is_number(value: Any) -> bool:
@@ -261,13 +286,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _without_paths(state: Any, dirpath: Any) -> None:
-    """Take all paths out of a ModelCheckpoint's state: Lightning would delete what they name."""
+    """Remove all paths from a ModelCheckpoint's state: Lightning would delete the files."""
     state |= {"dirpath": str(dirpath), "best_k_models": {}}
     state |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), "")
 
 
 def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> None:
-    """Check that an optimizer's saved state is of its class, with its settings, and of its parameters.
+    """Check that a saved state is of the optimizer's class, and fits its settings and parameters.
 
     Raises:
         ArgumentError: it is not; the message names the optimizer where it is another.
@@ -284,7 +309,7 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> 
             _refuse("has no usable state of the optimizer")
         for key, value in like.items():
             if key != "params":
-                _check_setting(f"optimizer's {key}", group.get(key), value)
+                check_like(f"value of the optimizer's {key}", group.get(key), value, setting=True)
             if isinstance(value, (bool, str)) or value is None:
                 group[key] = value  # a way to compute is this run's
     kept = {"step", "exp_avg", "exp_avg_sq"} if name in ("Adam", "AdamW") else set()
@@ -292,7 +317,7 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, kind: Any) -> 
 
 
 def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, kept: set[str]) -> None:
-    """Check what an optimizer remembers of each parameter, ``kept`` among it."""
+    """Check the state of each parameter, which must have the entries ``kept``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not isinstance(states := found.get("state"), Mapping):
         _refuse("has no usable state of the optimizer")
@@ -301,61 +326,40 @@ def _check_states(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
             _refuse("has no usable state of the optimizer")
         if not kept <= state.keys() or state.keys() != next(iter(states.values())).keys():
             _refuse("has no usable state of the optimizer")
+        shape = None if "func_evals" in state else parameters[index].shape  # LBFGS keeps one state for all parameters
         for key, value in state.items():
-            _check_state(f"state {key} of the optimizer", value, () if key == "step" else parameters[index].shape)
-    trained = sum(p.requires_grad for p in parameters)
-    if states and "func_evals" not in states[next(iter(states))] and len(states) < trained:  # which LBFGS has once
+            _check_state(f"state {key} of the optimizer", value, () if key == "step" else shape)
+    joined = any("func_evals" in state for state in states.values())
+    if states and not joined and len(states) < sum(p.requires_grad for p in parameters):
         _refuse("has no state of the optimizer for some parameters")
 
 
-def _check_state(name: str, value: Any, shape: Sequence[int]) -> None:
-    """Check what an optimizer remembers of a parameter: finite numbers and tensors."""
+def _check_state(name: str, value: Any, shape: Sequence[int] | None) -> None:
+    """Check an entry of a parameter's state: finite tensors, of the shape if it is known, and numbers."""
     if isinstance(value, Tensor):
-        flat = value.ndim == 1 and value.numel() > math.prod(shape)  # of all parameters together
-        _check_tensor(name, value, value.shape if flat else shape)
+        _check_tensor(name, value, value.shape if shape is None else shape)
     elif isinstance(value, list):
         for part in value:
-            _check_state(name, part, part.shape if isinstance(part, Tensor) else ())
+            _check_state(name, part, shape)
     elif value is not None and not (_is_number(value) and math.isfinite(value)):
         _refuse(f"has a {name} that is no number")
 
 
 def check_scheduler(found: Any, scheduler: Any, kind: Any) -> None:
-    """Check that a scheduler's saved state is of its class and built as its own.
+    """Check that a saved state is of the scheduler's class, and has the form of its own.
 
     Raises:
         ArgumentError: it is not.
     """
-    if kind != type(scheduler).__name__:
-        name = type(scheduler).__name__
+    name, own = type(scheduler).__name__, scheduler.state_dict()
+    if kind != name:
         raise ArgumentError("lr_scheduler", f"is {name}, but the checkpoint was trained with {kind}")
-    own = scheduler.state_dict()
+    if "_schedulers" in own:
+        raise ArgumentError("lr_scheduler", f"is {name}, with which a run cannot go on: its schedulers are not checked")
     if not isinstance(found, Mapping) or found.keys() != own.keys():
         _refuse("has no usable state of the scheduler")
     for key, value in own.items():
-        _check_setting(f"scheduler's {key}", found[key], value)
-
-
-def _check_setting(name: str, found: Any, like: Any) -> None:
-    """Check a setting: of the kind of another, and finite."""
-    if isinstance(like, (list, tuple)):
-        good = isinstance(found, (list, tuple)) and len(found) == len(like)
-        for one, own in zip(found, like, strict=True) if good else ():
-            _check_setting(name, one, own)
-    elif isinstance(like, Mapping):
-        same = isinstance(found, Mapping) and (found.keys() == like.keys() or all(type(k) is int for k in found))
-        good = same and all(isinstance(value, (int, float, str)) for value in found.values())
-    elif isinstance(like, (bool, str)):
-        good = type(found) is type(like)
-    elif isinstance(like, (int, float)):
-        good = _is_number(found) and (math.isfinite(found) or not math.isfinite(like))
-        good = good and (found >= 0 or like < 0 or name.endswith(("last_epoch", "_step_count", "mode_worse", "best")))
-    elif isinstance(like, Tensor):
-        good = isinstance(found, Tensor) and found.shape == like.shape and bool(found.isfinite().all())
-    else:
-        good = True
-    if not good or (name.endswith("betas") and isinstance(found, (int, float)) and found >= 1):
-        _refuse(f"has no usable value of the {name}")
+        check_like(f"value of the scheduler's {key}", found[key], value, setting=True)
 
 
 # ---- the random state ------------------------------------------------------------------------------------------------
@@ -375,10 +379,10 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Any) -> None:
-    """Put the generators into a state that ``random_state`` returned.
+    """Set the generators to a state that ``random_state`` returned.
 
     Raises:
-        ArgumentError: it is no such state; the generators are then as they were.
+        ArgumentError: it is no such state; the generators do not change.
     """
     try:
         kind, keys, position, has_gauss, gauss = state["numpy"]

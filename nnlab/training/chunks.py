@@ -1,6 +1,6 @@
-"""Whether the engine may train, a chunk of mini-batches for each of Lightning's batches, and if not, why.
+"""Whether the engine may train, one chunk of mini-batches per batch of Lightning's, and if not, why.
 
-Callbacks and methods are on lists of what is known to be right: what is not goes one mini-batch at a time.
+Callbacks and methods that work with chunks are listed; with any other, training goes one mini-batch at a time.
 """
 
 from collections.abc import Iterator
@@ -31,23 +31,23 @@ PER_CHUNK = {
     *(KeepOnInterrupt, BestAndLast, EpochBar),
     *(ModelCheckpoint, Timer, LearningRateMonitor, TQDMProgressBar, RichProgressBar),
 }
-"""The callbacks with hooks of a batch that are right when these are called once a chunk."""
+"""The callbacks with batch hooks that work when a hook is called once per chunk."""
 
 NOT_OF_A_STEP = {
     *("configure_optimizers", "configure_callbacks", "setup", "teardown", "predict_step"),
     *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end"),
     *("on_validation_epoch_end", "on_test_epoch_end", "on_save_checkpoint", "on_load_checkpoint"),
 }
-"""The methods that a subclass of nnlab's modules may replace: none is part of a training step."""
+"""The methods that a subclass may override: none is part of a training step."""
 
 
 def obstacle(trainer: L.Trainer, module: L.LightningModule, base: type) -> str | None:
-    """The first setting that does not let the engine train, in words; None where there is none.
+    """The first setting that rules out the engine, in words; None where there is none.
 
     Args:
-        trainer: about to train.
-        module: what is trained.
-        base: the class of nnlab's that it is, or is derived from.
+        trainer: the trainer that is about to train.
+        module: the module to train.
+        base: the module's class in nnlab, itself or a base class.
     """
     return next(_obstacles(trainer, module, base), None)
 
@@ -55,7 +55,7 @@ def obstacle(trainer: L.Trainer, module: L.LightningModule, base: type) -> str |
 def _obstacles(trainer: Any, module: L.LightningModule, base: type) -> Iterator[str]:
     if not isinstance(trainer.strategy, SingleDeviceStrategy) or trainer.world_size > 1:
         yield "--trainer.strategy and --trainer.devices must be of one process"
-    one_by_one = {  # what looks at gradients, or counts batches or steps
+    one_by_one = {  # these look at gradients, or count batches or steps
         "gradient_clip_val": bool(trainer.gradient_clip_val),
         "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
         "max_steps": trainer.max_steps != -1,
@@ -93,7 +93,7 @@ def _of_callback(callback: L.Callback) -> Iterator[str]:
 
 
 def _replaced(thing: Any, base: type) -> set[str]:
-    """The methods of a class that an object has another form of, by a subclass or by itself."""
+    """The methods of a class that an object's own class, or the object itself, overrides."""
     if not isinstance(thing, base):
         return set()
     derived = type(thing).__mro__[: type(thing).__mro__.index(base)]

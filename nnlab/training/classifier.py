@@ -1,4 +1,4 @@
-"""What the two modules share: training by the engine or one mini-batch at a time, and the figures."""
+"""The base class of the modules: training by the engine or one mini-batch at a time, and the metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nnlab.data import Chunk, ResidentLoader
 from nnlab.engine import NotFiniteError
-from nnlab.training.checkpoints import check_callbacks, check_content, check_weights, read_checkpoint, sign
+from nnlab.training.checkpoints import check_callbacks, check_content, check_like, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
-from nnlab.training.resume import Continuity, has_ended, of_all_ranks, own_of, position_of_done
+from nnlab.training.resume import Continuity, has_ended, loader_states, of_all_ranks, own_of, position_of_done
 from nnlab.validation import ArgumentError, check_choice
 
 Engine = Literal["auto", "on", "off"]
 LOADERS = "use MNISTDataModule, or ResidentLoader with chunk"
-LOOKS_EVERY = 50  # steps on a CUDA device, where to look whether all is finite is to wait
+LOOKS_EVERY = 50  # steps on a CUDA device, where a check for NaN waits for the device
 
 
 class MeanLoss(Metric):
@@ -36,15 +36,15 @@ class MeanLoss(Metric):
         self.add_state("n", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, n: int) -> None:
-        """Take in the loss of a mini-batch summed over its n samples, or of several, (m,), of n samples together.
+        """Add the summed loss of a mini-batch of n samples, or the losses, (m,), of several that have n samples in all.
 
-        They are added one after the other, so that it does not matter which come together.
+        The losses are added one after the other: the sum does not depend on how many come in one call.
         """
         if losses.ndim == 0:
             self.total += losses
         else:
             terms = torch.cat((self.total[None], losses.to(self.total.dtype))).cpu().numpy()
-            with np.errstate(all="ignore"):  # a NaN and an infinity are figures, too
+            with np.errstate(all="ignore"):  # NaN and infinity are reported
                 self.total.fill_(float(np.add.accumulate(terms)[-1]))
         self.n += n
 
@@ -61,17 +61,17 @@ class Classifier(L.LightningModule, ABC):
     ``global_step`` count: ``MNISTDataModule`` and ``ResidentLoader`` say how many. The optimizer's own step after a
     chunk finds no gradients and changes nothing.
 
-    A subclass computes logits, the loss of a batch, and what a mini-batch and a chunk do to its parameters.
+    A subclass computes logits and the loss of a batch, and trains on a mini-batch and on a chunk.
     """
 
     architecture: ClassVar[tuple[str, ...]]
     """The hyper-parameters that say what the weights mean: a checkpoint fits a module that agrees in all of them."""
 
     figures: ClassVar[tuple[str, ...]]
-    """What is logged in training, and can be watched; the first needs no validation."""
+    """The metrics that are logged in training and can be monitored; the first needs no validation."""
 
     training_figures: ClassVar[tuple[str, ...]]
-    """Those of the training samples."""
+    """The metrics of the training samples."""
 
     base: ClassVar[type]
     """The class whose training steps the engine takes."""
@@ -97,7 +97,7 @@ class Classifier(L.LightningModule, ABC):
     @staticmethod
     @abstractmethod
     def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-        """Whether weights have the sizes that hyper-parameters say: before a model of any size is made."""
+        """Whether weights have the sizes that hyper-parameters say; called before a model is built."""
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -109,22 +109,22 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor | None:
-        """Take the figures of a mini-batch, and return the loss that the optimizer lowers, or learn it."""
+        """Update the metrics with a mini-batch; return the loss to minimise, or train here and return None."""
 
     @abstractmethod
     def engine_obstacle(self) -> str | None:
-        """What of the model or its optimizer the engine has no form of, if anything."""
+        """The setting of the model or its optimizer that the engine does not support, or None."""
 
     @abstractmethod
     def state_after(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """What a step of the optimizer changes, by name."""
+        """The tensors that a step of the optimizer changes, by name."""
 
     @abstractmethod
     def changed(self) -> list[Tensor]:
-        """All that the engine changes."""
+        """The tensors that the engine changes."""
 
     def engine_settings(self) -> list[Any]:
-        """What an engine is made for: where it changes, another is made."""
+        """The settings that an engine is built for; a change builds another engine."""
         return []
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def chunk(self, engine: Any, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
-        """Train on the samples at these indices, (n,), take their figures, and return their loss.
+        """Train on the samples at these indices, (n,), update the metrics, and return the loss.
 
         The first of their mini-batches is the epoch's ``first``, counted from 0.
         """
@@ -146,7 +146,7 @@ class Classifier(L.LightningModule, ABC):
         """Refuse a trainer that the model cannot be trained with."""
 
     def take_found_rate(self) -> None:
-        """Give the optimizer the learning rate that a finder has set as ``lr`` since it was made."""
+        """Copy ``lr`` to the optimizers and schedulers, where a learning-rate finder has changed it."""
         found = getattr(self, "lr", None)
         if found is None or found == self.hparams.get("lr"):
             return
@@ -195,7 +195,7 @@ class Classifier(L.LightningModule, ABC):
             trainer = self.trainer
         except RuntimeError:  # Lightning's answer where there is none
             return None
-        return trainer if self.fabric is None else None  # where Fabric puts another thing in its place
+        return trainer if self.fabric is None else None  # Fabric replaces the trainer by its own
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Train on a chunk by the engine, or give the loss of a mini-batch with its gradient by hand behind it."""
@@ -216,7 +216,7 @@ class Classifier(L.LightningModule, ABC):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the figures where a callback has ended the epoch."""
+        """Log the metrics where a callback ends the epoch."""
         if self.trainer.should_stop and not self.trainer.is_last_batch:
             self._log(self.training_figures)
 
@@ -228,7 +228,8 @@ class Classifier(L.LightningModule, ABC):
         Raises:
             ArgumentError: ``engine`` is "on", and something does not let it.
         """
-        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        self._continuity.take_over(self.trainer)  # a new setting may let the engine train, or not
+        why = self._obstacle()
         if why and self.engine == "on":
             raise ArgumentError("engine", f"must be auto or off: {why}")
         if self.engine == "auto" and self._continuity.within_mini_batches:
@@ -240,11 +241,13 @@ class Classifier(L.LightningModule, ABC):
         return why is None
 
     def _obstacle(self) -> str | None:
+        if self.engine == "off":
+            return "--model.engine=off"
         return obstacle(self.trainer, self, self.base) or self.engine_obstacle()
 
     def _by_engine(self, order: Tensor, batch_idx: int) -> Tensor:
         loader = self.trainer.train_dataloader
-        why = "--model.engine=off" if self.engine == "off" else self._obstacle()
+        why = self._obstacle()
         if why and self._said == "engine on":
             raise ArgumentError("engine", f"must be off, since something changed after the start of training: {why}")
         if why or not isinstance(loader, ResidentLoader):
@@ -272,12 +275,12 @@ class Classifier(L.LightningModule, ABC):
         return self.samples(x) if x.is_floating_point() else x
 
     def on_fit_start(self) -> None:
-        """Note the settings that a checkpoint of this run records."""
+        """Record this run's settings for its checkpoints."""
         self.take_found_rate()
         self._continuity.begin(self.trainer)
 
     def on_train_start(self) -> None:
-        """Go on where a checkpoint was written; and look after each step whether all is finite, as the engine does."""
+        """Resume from a checkpoint; without the engine, check after each step that all values are finite."""
         self._continuity.start(self.trainer)
         loader = self.trainer.train_dataloader
         if not (isinstance(loader, ResidentLoader) and loader.chunk):
@@ -293,7 +296,7 @@ class Classifier(L.LightningModule, ABC):
         self._continuity.epoch_ended(self.trainer)
 
     def on_train_end(self) -> None:
-        """Let go of the engine, which holds on to the samples."""
+        """Release the engine, which holds the samples."""
         while self._step_hooks:
             self._step_hooks.pop().remove()
         self._engine, self._made_for, self._images, self._said = None, (None, []), None, None
@@ -312,7 +315,7 @@ class Classifier(L.LightningModule, ABC):
         )
 
     def _check_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Look, after a step, whether the loss and what the step changed are finite.
+        """Check after a step that the loss and what the step changed are finite.
 
         Raises:
             FloatingPointError: naming what is not.
@@ -323,7 +326,7 @@ class Classifier(L.LightningModule, ABC):
         loss = {} if self.last_loss is None else {"loss": self.last_loss}
         found = {name: t.detach() for name, t in (self.state_after(optimizer) | loss).items() if t.is_floating_point()}
         sums = torch.stack([t.sum(dtype=torch.float64).to(self.device) for t in found.values()])
-        if not sums.isfinite().all():  # which a sum of float64 may be where no number is
+        if not sums.isfinite().all():  # an infinite sum alone is no error: look at each tensor
             for name, tensor in found.items():
                 if not tensor.isfinite().all():
                     raise self._not_finite(name, batch)
@@ -331,7 +334,7 @@ class Classifier(L.LightningModule, ABC):
     # ---- figures -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Look at the trainer before training."""
+        """Check the trainer before training."""
         if stage == "fit":
             self.check_trainer(self.trainer)
 
@@ -341,16 +344,16 @@ class Classifier(L.LightningModule, ABC):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, labels = self._pair(batch)
-        if len(x):  # this process's part of a short tail may be empty
+        if len(x):  # this process's share of a short tail may be empty
             logits = self.logits(x)
             self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
 
     def measure(self, stage: str, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
-        """Take samples into the figures of a stage: a mini-batch, or several together.
+        """Update the metrics of a stage with a mini-batch, or several.
 
         Args:
             stage: "train", "val" or "test".
-            loss: summed over a mini-batch's samples, a scalar, or that of each mini-batch, (m,).
+            loss: the summed loss of a mini-batch, a scalar, or of each of several, (m,).
             predicted: logits, (N, K), or the labels that they predict, (N,).
             labels: (N,).
         """
@@ -358,12 +361,9 @@ class Classifier(L.LightningModule, ABC):
         if len(labels):
             self.metric(f"{stage}_acc").update(predicted, labels)
 
-    def log_epoch(self, stage: str) -> None:
-        """Log ``<stage>_loss`` and ``<stage>_acc`` over the samples of all processes; Lightning resets them."""
-        self._log((f"{stage}_loss", f"{stage}_acc"))
-
     def _log(self, names: Sequence[str]) -> None:
-        if not self.trainer.barebones:  # where Lightning warns of every figure
+        """Log metrics over the samples of all processes; Lightning resets them."""
+        if not self.trainer.barebones:  # there Lightning warns about every metric
             for name in names:
                 self.log(name, self.metric(name), on_step=False, on_epoch=True, prog_bar=True)
 
@@ -373,7 +373,7 @@ class Classifier(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss`` and ``val_acc``."""
-        self.log_epoch("val")
+        self._log(("val_loss", "val_acc"))
         trains = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if trains and not self.metric("val_loss").compute().isfinite():
             raise self._not_finite("val_loss", None)
@@ -384,7 +384,7 @@ class Classifier(L.LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test_loss`` and ``test_acc``."""
-        self.log_epoch("test")
+        self._log(("test_loss", "test_acc"))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The predicted class labels of a batch, x, (x,) or (x, labels): (N,) int64."""
@@ -392,7 +392,7 @@ class Classifier(L.LightningModule, ABC):
         return outputs.argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the model in the checkpoint, keep the figures of the epoch, and sign it all."""
+        """Add the model's name, the metrics of the epoch and the digest."""
         checkpoint["learner"] = type(self).__name__
         trainer = self.attached()
         if trainer is not None and "loops" in checkpoint:
@@ -401,21 +401,21 @@ class Classifier(L.LightningModule, ABC):
             updated = [name for name in self.training_figures if self.metric(name).update_called]
             known = {name: float(self.metric(name).compute()) for name in updated}
             self._continuity.save(checkpoint, trainer, known)
-            loop = checkpoint["loops"]["fit_loop"]
-            for state in loop["state_dict"].get("combined_loader", []):
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for state in loader_states(checkpoint):
                 if isinstance(state, dict) and "n_samples" in state:
-                    state["position"] = position_of_done(state, loop["epoch_loop.batch_progress"])
+                    state["position"] = position_of_done(state, progress)
         sign(checkpoint)
         self._continuity.note(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint before anything of it is used, and go on with the figures of the epoch.
+        """Check a checkpoint before anything of it is used, and restore the metrics of the epoch.
 
         Raises:
             ArgumentError: it is damaged, or does not fit.
         """
         trainer = self.attached()
-        if trainer is not None:  # else load_from_checkpoint has looked, and the keywords that it was given are in
+        if trainer is not None:  # else load_from_checkpoint has checked it, and has put its keywords in
             check_content(checkpoint)
         if checkpoint["learner"] != type(self).__name__:
             raise ArgumentError("ckpt_path", f"holds a {checkpoint['learner']}, not a {type(self).__name__}")
@@ -427,27 +427,17 @@ class Classifier(L.LightningModule, ABC):
             check_callbacks(checkpoint, trainer)
         if trainer.precision == "64-true":  # Lightning would load into float32, and widen what is left
             self.double()
-        if (
-            trainer.state.fn != "fit" or trainer.ckpt_path is None
-        ):  # as a learning-rate finder's, which puts back its own
+        if trainer.state.fn != "fit" or trainer.ckpt_path is None:  # None: a learning-rate finder restores its own
             return
         self._continuity.load(checkpoint, trainer)
-        if trainer.max_steps == -1:  # else Lightning ends the epoch again; batches have one size then
+        if trainer.max_steps == -1:  # else Lightning ends the epoch again, which needs the same batch size
             _whole_epoch(checkpoint)
-        self._load_figures(own_of(trainer, checkpoint.get("figures")))
-
-    def _load_figures(self, figures: Any) -> None:
-        if not isinstance(figures, Mapping) or figures.keys() != set(self.training_figures):
-            raise ArgumentError("ckpt_path", "has no usable figures of its epoch")
-        for name, state in figures.items():
-            own: dict[str, Any] = self.metric(name).metric_state
-            if not isinstance(state, Mapping) or state.keys() != own.keys():
-                raise ArgumentError("ckpt_path", f"has no usable {name}")
+        figures = own_of(trainer, checkpoint.get("figures"))
+        fresh = {name: self.metric(name).metric_state for name in self.training_figures}
+        check_like("figures of its epoch", figures, fresh)
+        for name, state in fresh.items():
             for key, value in state.items():
-                like = own[key]
-                if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype.is_complex:
-                    raise ArgumentError("ckpt_path", f"has no usable {name}")
-                setattr(self.metric(name), key, value.to(like))
+                setattr(self.metric(name), key, figures[name][key].to(value))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -467,9 +457,9 @@ class Classifier(L.LightningModule, ABC):
 
 
 def _whole_epoch(checkpoint: dict[str, Any]) -> None:
-    """Let an epoch whose batches were all learnt count as processed, so that Lightning begins the next one.
+    """Mark an epoch as processed where all its batches were trained on, so that Lightning begins the next one.
 
-    Else it would count its batches again, which may have another size now.
+    Lightning would count the batches again, and their size may have changed.
     """
     loop = checkpoint["loops"]["fit_loop"]
     if has_ended(loop["epoch_loop.batch_progress"]):

@@ -1,4 +1,4 @@
-"""``nnlab fit|validate|test|predict``: LightningCLI, with runs that keep to one folder and errors of one line."""
+"""``nnlab fit|validate|test|predict``: LightningCLI, with a folder for each run and errors of one line."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
-from nnlab.training.parser import FROM_DATA, Parser, flag_of, learner_named, short_help
+from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
 from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device
@@ -50,7 +50,7 @@ TRAINER = {
 
 
 class ConfigFile(SaveConfigCallback):
-    """Writes the settings of a run to ``config.yaml`` in its folder, whole, and keeps them in its checkpoints."""
+    """Writes the settings of a run to ``config.yaml`` in its folder, and into its checkpoints."""
 
     def __init__(self, parser: Any, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
@@ -62,13 +62,13 @@ class ConfigFile(SaveConfigCallback):
             write_whole(NNLabCLI.folder / "config.yaml", self._text)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the settings that need not be given again."""
+        """Add the settings that need not be given again."""
         kept, asked = split(yaml.safe_load(self._text))
         checkpoint[SETTINGS] = {"kept": kept, "asked": asked}
 
 
 class Figures(CSVLogger):
-    """A CSVLogger that writes ``metrics.csv`` whole, and with all columns from the first row on."""
+    """A CSVLogger that writes ``metrics.csv`` whole, with all columns from the first row on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,8 +82,9 @@ class Figures(CSVLogger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a row."""
         values = {name: float(value) for name, value in metrics.items()}
-        whole = {name: int(values[name]) for name in ("epoch",) if name in values}
-        row = values | whole | {"step": step or 0}
+        row = values | {"step": step or 0}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
         last = self._rows[-1] if self._rows else {"step": -1}
         if last == row:
             return  # FiguresFirst has logged it
@@ -96,17 +97,22 @@ class Figures(CSVLogger):
     def save(self) -> None:
         """Write all rows."""
         if self._rows:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
-            write_whole(Path(self.log_dir) / "metrics.csv", text.getvalue())
+            columns = sorted({name for row in self._rows for name in row})
+            _write_csv(
+                Path(self.log_dir) / "metrics.csv", columns, [[row.get(c) for c in columns] for row in self._rows]
+            )
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_whole(path, text.getvalue())
 
 
 class FiguresFirst(Callback):
-    """Logs the figures of an epoch before a checkpoint says that it has ended: Lightning does so after it.
+    """Logs the metrics of an epoch before its checkpoint is written; Lightning logs them after.
 
-    A kill or Ctrl-C between the two would lose them, as the next run begins with the next epoch.
+    A kill between the two would lose them, as the next run begins with the next epoch.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -182,15 +188,12 @@ class NNLabCLI(LightningCLI):
         spec = SPECS[config.data.name]
         of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
         wanted = {**config.model.init_args.as_dict(), **of_data}
+        if isinstance(wanted.get("hidden"), int):
+            wanted["hidden"] = [wanted["hidden"]]
         if config.ckpt_path in NEWEST or (config.ckpt_path is None and command != "fit"):
             root = Path(config.trainer.default_root_dir or ".")
             fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
             path = newest_checkpoint(root, config.ckpt_path or "best", fits)
-            if path is None:
-                raise UserError(
-                    f"there is no checkpoint of {self.learner.__name__} under {root}: train one with nnlab fit, or "
-                    "name one with --ckpt_path"
-                )
             _say(f"checkpoint: {path}")
             config.ckpt_path = str(path)
         if config.ckpt_path is not None:
@@ -199,7 +202,7 @@ class NNLabCLI(LightningCLI):
                 _check_beginning(checkpoint, config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse settings that would fail only after the data is loaded, or train something else than was meant."""
+        """Check the settings before anything is built."""
         command = self.config.subcommand
         check_settings(command, self.config[command], self.learner)
 
@@ -219,11 +222,12 @@ class NNLabCLI(LightningCLI):
         if not bare:
             callbacks += [FiguresFirst(), self.keeper, LearningCurve(), EpochLines(), *[self.kept] * keeps]
             callbacks += [every["early_stopping"]] if self.early_stopping else []
-            shows = config["enable_progress_bar"] is not False and not any(
-                isinstance(c, ProgressBar) for c in callbacks
-            )
-            callbacks += [EpochBar()] * (shows and sys.stdout.isatty())
-            kwargs |= {"enable_progress_bar": False} if shows and not sys.stdout.isatty() else {}
+            has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            if config["enable_progress_bar"] is not False and not has_bar:
+                if sys.stdout.isatty():
+                    callbacks.append(EpochBar())
+                else:
+                    kwargs["enable_progress_bar"] = False
         plugins = _listed(config["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
@@ -239,9 +243,9 @@ class NNLabCLI(LightningCLI):
         return trainer
 
     def _loggers(self, root: Path) -> list[Logger]:
-        """A CSV log, and one for TensorBoard where it is installed, in a folder that this run alone has made."""
+        """A CSV log, and one for TensorBoard where it is installed, in a folder of this run alone."""
         name = self.learner.__name__
-        version = self.folder.name if self.folder else "version_0"  # the other processes take the first one's
+        version = self.folder.name if self.folder else "version_0"  # rank 0 shares its name with the other processes
         log = Figures(root, name=name, version=version)
         return [log, *([Board(root, name=name, version=version)] if find_spec("tensorboard") else [])]
 
@@ -254,7 +258,7 @@ class NNLabCLI(LightningCLI):
         self.before_validate()
 
     def before_validate(self) -> None:
-        """Start the ranks of a run on several devices, and end as they end."""
+        """Start the ranks of a run on several devices, and exit with their status."""
         if needs_parent(self.trainer):
             _remove(self.folder)  # rank 0 makes its own
             sys.exit(run_ranks(self.trainer, self.config.subcommand))
@@ -262,7 +266,7 @@ class NNLabCLI(LightningCLI):
     before_test = before_validate
 
     def fit(self, model: Classifier, **kwargs: Any) -> None:
-        """Train, and say where the model is and how to test it, also after a signal."""
+        """Train; print where the model is and how to test it, also after a signal."""
         try:
             self.trainer.fit(model, weights_only=True, **kwargs)
         except SystemExit:  # also how Lightning ends after a signal
@@ -270,14 +274,18 @@ class NNLabCLI(LightningCLI):
                 raise
             if path := self.keeper.ckpt_path:
                 words = "interrupted" if self.keeper.signal == signal.SIGINT else "ended by SIGTERM"
-                _say(f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {shlex.quote(str(path))}")
+                _say(f"{words}; the model is in {path}. To go on: nnlab fit {self._with_settings(path)}")
             sys.exit(128 + self.keeper.signal)
         if model_path := self.kept.best_model_path or self.kept.last_model_path:
-            paths = Path(self.folder or self.trainer.default_root_dir) / "config.yaml", Path(model_path)
-            config, model_file = (
-                shlex.quote(os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p)) for p in paths
-            )
-            _say(f"nnlab test --config {config} --ckpt_path {model_file}")
+            _say(f"nnlab test {self._with_settings(Path(model_path))}")
+
+    def _with_settings(self, path: Path) -> str:
+        """The flags that name a checkpoint, with the run's settings where it does not keep all of them."""
+        _, asked = split(yaml.safe_load(self.parser.dump(self.config, skip_unset=False))[self.config.subcommand])
+        files = {"--config": Path(self.folder or self.trainer.default_root_dir) / "config.yaml"} if asked else {}
+        files["--ckpt_path"] = path
+        here = {flag: os.path.relpath(p) if p.is_relative_to(Path.cwd()) else str(p) for flag, p in files.items()}
+        return " ".join(f"{flag} {shlex.quote(name)}" for flag, name in here.items())
 
     def validate(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Measure on the validation images."""
@@ -296,16 +304,14 @@ class NNLabCLI(LightningCLI):
         labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
-        rows = [(i, *row) for i, row in enumerate(zip(labels[: len(predicted)], predicted, strict=True))]
+        rows = zip(range(len(predicted)), labels[: len(predicted)], predicted, strict=True)
         path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([("index", "target", "prediction"), *rows])
-        write_whole(path, text.getvalue())
+        _write_csv(path, ("index", "target", "prediction"), rows)
         _say(f"predictions: {path}")
 
 
 def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
-    """Refuse settings of the beginning of a run, which a run that goes on has behind it."""
+    """Refuse a change of the settings that only the start of a run uses."""
     record = checkpoint.get("training")
     old = {
         "seed_everything": record.get("seed") if isinstance(record, dict) else None,
@@ -320,7 +326,7 @@ def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
 
 
 def claim_folder(parent: Path) -> Path:
-    """Make a folder that no other run has: the first version_N that is free, by a mkdir that fails where it exists."""
+    """Make a folder that no other run has: the first version_N that is free. mkdir fails where it exists."""
     parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(parent)
     taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
@@ -336,11 +342,11 @@ def claim_folder(parent: Path) -> Path:
 
 
 def _remove(folder: Path | None) -> None:
-    """Remove the folder of a run that did not begin, and the folders above it that are empty then."""
+    """Remove the folder of a run that did not start, and the folders above it that are then empty."""
     if folder is None or any(folder.rglob("*.ckpt")):
         return
     shutil.rmtree(folder)
-    with suppress(OSError):  # which is where the first is not empty
+    with suppress(OSError):  # raised where one is not empty
         for above in (folder.parent, folder.parent.parent):
             above.rmdir()
 
@@ -352,8 +358,8 @@ def _listed(value: Any) -> list[Any]:
 NEWEST = ("best", "last")  # what --ckpt_path may say in place of a file
 
 
-def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path | None:
-    """The best or the last checkpoint of the newest run that fits; None where there is none at all.
+def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path:
+    """The best or the last checkpoint of the newest run that fits.
 
     Args:
         root: the folder of all runs.
@@ -363,6 +369,7 @@ def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) ->
 
     Raises:
         ArgumentError: none fits; what is wrong with the newest.
+        UserError: there is none at all.
     """
     files = sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     if which == "last":
@@ -380,7 +387,7 @@ def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) ->
             return path
     if problem:
         raise problem
-    return None
+    raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one with --ckpt_path")
 
 
 def _best_in(folder: Path) -> Path:
@@ -401,7 +408,7 @@ def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]
         UserError: a setting is not in the checkpoint, and must be given again.
     """
     given = {}
-    for flag, after in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, after in zip(flags, [*flags, ""][1:], strict=True):
         name, equals, value = flag.partition("=")
         given[name] = value if equals else after
     path = given.get("--ckpt_path", "null")
@@ -409,14 +416,13 @@ def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]
         return {}
     if path in NEWEST:
         root = given.get("--trainer.default_root_dir", "runs")
-        found = newest_checkpoint(Path(root).expanduser(), path, read_checkpoint)
-        if found is None:
-            raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one (--ckpt_path)")
-        path = str(found)
+        path = str(newest_checkpoint(Path(root).expanduser(), path, read_checkpoint))
     settings, asked = settings_of(read_checkpoint(path), command)
     for flag in asked:
         if not any(name == flag or name.startswith((f"{flag}.", f"{flag}+")) for name in given):
-            raise UserError(f"{flag} was set in the run of {path}, which does not keep it: give it again, or null")
+            raise UserError(
+                f"{flag} was set in the run of {path}, which does not keep it: give it again, or by --config"
+            )
     return settings
 
 
@@ -439,22 +445,21 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]
     quiet()
     follow_parent(arguments[0])
-    learner: type[Classifier] = LitMLP
-    chosen, NNLabCLI.folder, NNLabCLI.settings = dict(chosen), None, None
+    NNLabCLI.folder, NNLabCLI.settings, Parser.learner, Parser.chosen = None, None, LitMLP, dict(chosen)
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
-            chosen = choices(settings) | chosen
-            settings = {name: value for name, value in settings.items() if (name, value) != ("early_stopping", None)}
+            chosen = choices(settings) | dict(chosen)
+            if chosen.get("early_stopping", 0) is None:
+                settings.pop("early_stopping", None)
             arguments = [arguments[0], f"--config={yaml.safe_dump(settings)}", *arguments[1:]]
         NNLabCLI.early_stopping = chosen.get("early_stopping", 0) is not None
-        Parser.chosen = chosen
-        learner = Parser.learner = learner_named(chosen.get("model") or "LitMLP")
+        Parser.chosen, Parser.learner = dict(chosen), learner_named(chosen.get("model") or "LitMLP")
         if arguments[1:] and arguments[-1] in ("-h", "--help"):
-            print(short_help(arguments[0], learner))
+            print(short_help(arguments[0], Parser.learner))
             return
         NNLabCLI([a for a in arguments if a != "all" or arguments[-1] != "all"])
     except Exception as error:
-        status, line = _explained(error, learner, optimizer=bool(chosen.get("optimizer")))
+        status, line = _explained(error)
         told = tell(status, line)
         is_rank = torch.distributed.is_available() and torch.distributed.is_initialized()
         unexpected = status == FAILED and not isinstance(error, FloatingPointError)
@@ -468,25 +473,25 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
         sys.exit(status)
 
 
-def _explained(error: Exception, learner: type[Classifier], *, optimizer: bool) -> tuple[int, str]:
-    """The exit status for an error, and what to say of it."""
+def _explained(error: Exception) -> tuple[int, str]:
+    """The exit status for an error, and its message."""
     if isinstance(error, FloatingPointError):  # training met NaN or infinity
-        return FAILED, f"{error} ({flag_of('lr', learner, optimizer=optimizer)})"
-    mistake = _users_mistake(error, learner, optimizer=optimizer)
+        return FAILED, f"{error} ({Parser.flag_of('lr')})"
+    mistake = _users_mistake(error)
     if mistake is None:
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())
     return USER_ERROR, " ".join(mistake.split())
 
 
-def _users_mistake(error: BaseException | None, learner: type[Classifier], *, optimizer: bool) -> str | None:
-    """The mistake behind an error, and the flag to change: the parser wraps what a constructor raises in errors."""
+def _users_mistake(error: BaseException | None) -> str | None:
+    """The user's mistake behind an error, and the flag to change; the parser wraps what a constructor raises."""
     chain = []
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     for mistake in chain:
         if isinstance(mistake, ArgumentError):
-            return f"{mistake} ({flag_of(mistake.argument, learner, optimizer=optimizer)})"
+            return f"{mistake} ({Parser.flag_of(mistake.argument)})"
         if isinstance(mistake, (UserError, DataError)):
             return str(mistake)
     for mistake in chain[::-1]:

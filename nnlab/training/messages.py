@@ -1,4 +1,4 @@
-"""What the command's libraries say: to standard output, and only what tells the user something."""
+"""The log of nnlab and Lightning: on standard output, without lines that tell the user nothing."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ EXPECTED = (
     # Lightning's own use of torch.utils._pytree
     (r".*LeafSpec.*is deprecated", r"lightning\.pytorch\.utilities\._pytree"),
 )
-"""Warnings about what is as it should be: message and module, as regular expressions."""
+"""Warnings that are expected: message and module, as regular expressions."""
 
 
 UNSAID = (
@@ -32,7 +32,7 @@ UNSAID = (
 
 
 class _StandardOutput(logging.Handler):
-    """Writes to what ``sys.stdout`` is at the time; standard error is for errors."""
+    """Writes to the current ``sys.stdout``; standard error is for errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stdout)
@@ -47,5 +47,6 @@ def quiet() -> None:
         handler = _StandardOutput()
         handler.addFilter(lambda record: not any(words in record.getMessage() for words in UNSAID))
         logging.getLogger(name).handlers = [handler]
-    for name in ("lightning.pytorch", "lightning.fabric"):  # which speak for themselves unless the root logger does
+    # these two add handlers of their own unless the root logger has one
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True

@@ -31,7 +31,7 @@ FALLS: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
-"""What the learning rate is multiplied by, given the share of all epochs' samples that were seen."""
+"""The factor on the learning rate, given the fraction of training that is done."""
 
 HOLDS = 100  # mini-batches between two changes of the rate: each is a call of the engine's, and costs 2 ms
 
@@ -110,7 +110,7 @@ class LitMLP(Classifier):
         self._count = torch.zeros(())  # Adam's steps, where the engine counts them
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuse weights of less than 32 bits, in which neither small steps nor the figures of an epoch add up."""
+        """Refuse weights of fewer than 32 bits, which lose small steps and sums over an epoch."""
         if trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
             raise ArgumentError(
                 "precision", f"must be 32-true, 64-true, bf16-mixed or 16-mixed, got {trainer.precision}"
@@ -119,19 +119,22 @@ class LitMLP(Classifier):
             raise ArgumentError("schedule", f"{self.schedule} falls to the end of training: set max_epochs")
 
     def on_fit_start(self) -> None:
-        """Note what the rate falls from, and the settings that a checkpoint of this run records."""
+        """Check the schedule, and record this run's settings for its checkpoints."""
         super().on_fit_start()
-        if self.schedule == "constant":
-            return
-        for config in self.trainer.lr_scheduler_configs:
+        for config in self.trainer.lr_scheduler_configs if self.schedule != "constant" else ():
             name = type(config.scheduler).__name__
             raise ArgumentError("schedule", f"must be constant beside a scheduler, {name}, got {self.schedule}")
+
+    def on_train_start(self) -> None:
+        """Resume; where the run before had a schedule that this one has not, set the rate that it fell from."""
+        super().on_train_start()
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
+                if "initial_lr" in group and not self.trainer.lr_scheduler_configs:
+                    group["lr"] = group["initial_lr"]
 
     def set_rate(self, mini_batch: int) -> None:
-        """Give the optimizers the rate of a mini-batch of the epoch; a learning-rate finder has its own."""
+        """Set the optimizers' learning rate for a mini-batch of the epoch; a learning-rate finder sets its own."""
         if self.schedule == "constant" or (trainer := self.attached()) is None or trainer.lr_scheduler_configs:
             return
         loader, of_epoch = trainer.train_dataloader, trainer.num_training_batches
@@ -140,7 +143,7 @@ class LitMLP(Classifier):
         done = (trainer.current_epoch + mini_batch // HOLDS * HOLDS / of_epoch) / (trainer.max_epochs or 1)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * FALLS[self.schedule](done)
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * FALLS[self.schedule](done)
 
     @staticmethod
     def sizes_fit(hyper_parameters: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
@@ -182,7 +185,7 @@ class LitMLP(Classifier):
     def mini_batch(self, x: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
         """The loss of a mini-batch, with its hand-written gradient behind it."""
         self.set_rate(batch_idx)
-        with parametrize.cached():  # the penalty is taken of the weights that the network used
+        with parametrize.cached():  # the penalty uses the weights that the network used
             masks = [self._factor * mask for mask in self._masks(len(x))]
             logits = autograd.mlp(self.network, x, masks) if masks else self.logits(x)
             weights = self._parameters_in_order()[::2]
@@ -194,13 +197,13 @@ class LitMLP(Classifier):
                 penalty = penalty + autograd.l2_penalty(weight, self.l2)
         loss = (error + penalty) * len(x)  # over the batch's samples
         if self.reduction == "sum":
-            loss = error + penalty * of_penalty / of_error  # each batch of a step has its part of the one penalty
+            loss = error + penalty * of_penalty / of_error  # the batches of a step share one penalty
         self.measure("train", loss.detach(), logits.detach(), labels)
         self.last_loss = loss
         return of_error * error + of_penalty * penalty
 
     def state_after(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """The parameters, and what the optimizer keeps of each, by name."""
+        """The parameters and the optimizer's state of each, by name."""
         names = {
             p: f"{name.split('.')[-1]} of layer {int(name.split('.')[0]) // 2 + 1}"
             for name, p in self.network.named_parameters()
@@ -212,7 +215,7 @@ class LitMLP(Classifier):
 
     @property
     def _factor(self) -> float:
-        """What the units that dropout keeps are multiplied by."""
+        """The scale of the units that dropout keeps."""
         return 1 / (1 - self.dropout)
 
     def _masks(self, n: int) -> list[Tensor]:
@@ -221,7 +224,7 @@ class LitMLP(Classifier):
         return [(torch.rand(n, size, device=self.device) >= self.dropout).to(torch.uint8) for size in sizes]
 
     def engine_obstacle(self) -> str | None:
-        """What of the network, the optimizer and the precision the engine has no form of."""
+        """The part of the network, the optimizer or the precision that the engine does not support, or None."""
         trainer = self.trainer
         if len(trainer.optimizers) != 1:
             return f"there must be one optimizer, not {len(trainer.optimizers)}"
@@ -244,26 +247,29 @@ class LitMLP(Classifier):
         return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
     def _update(self) -> tuple[Update, list[Tensor]]:
-        """The optimizer in the engine's form, and its own state, which starts at zero."""
+        """The update rule for the engine, and the optimizer's state, which starts at zero."""
         optimizer, parameters = self.trainer.optimizers[0], self._parameters_in_order()
         update = update_of(optimizer, parameters)
+        keys: list[str] = []
         if isinstance(update, Adam):
-            start = {"step": torch.zeros(()), "exp_avg": None, "exp_avg_sq": None}
-        else:
-            start = {"momentum_buffer": None} if update.momentum else {}
+            keys = ["exp_avg", "exp_avg_sq"]
+        elif update.momentum:
+            keys = ["momentum_buffer"]
         state = [optimizer.state[parameter] for parameter in parameters]
         for parameter, own in zip(parameters, state, strict=True):
-            for key, value in start.items():
+            if isinstance(update, Adam):
+                own.setdefault("step", torch.zeros(()))
+            for key in keys:
                 if own.get(key) is None:
-                    own[key] = torch.zeros_like(parameter, requires_grad=False) if value is None else value.clone()
-        tensors = [own[key] for key, value in start.items() if value is None for own in state]
+                    own[key] = torch.zeros_like(parameter, requires_grad=False)
+        tensors = [own[key] for key in keys for own in state]
         if isinstance(update, Adam):
-            self._count = self._count.to(self.device)  # the same tensor always, of which a recording may know
+            self._count = self._count.to(self.device)  # always the same tensor, as a CUDA graph may have recorded it
             tensors.append(self._count.copy_(state[0]["step"]))
         return update, tensors
 
     def changed(self) -> list[Tensor]:
-        """The parameters, and behind them what the optimizer keeps of each."""
+        """The parameters, then the optimizer's state of each."""
         update, state = self._update()
         return [*self._parameters_in_order(), *(state[:-1] if isinstance(update, Adam) else state)]
 
@@ -271,7 +277,7 @@ class LitMLP(Classifier):
         return [layer.name for layer in self.network if isinstance(layer, Activation)]
 
     def engine_settings(self) -> list[Any]:
-        """What an engine is made for."""
+        """The settings that an engine is built for."""
         return [self.loss, self.reduction, self.l2, *self._activations()]
 
     def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> MLPEngine:
@@ -294,7 +300,7 @@ class LitMLP(Classifier):
         return engine
 
     def chunk(self, engine: MLPEngine, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
-        """Train on mini-batches, and return the loss per sample, each as it was met."""
+        """Train on mini-batches, and return the loss per sample, each mini-batch's before its step."""
         total, done, n = torch.zeros(()), 0, len(order)
         while done < n:
             mini_batch = first + done // batch_size

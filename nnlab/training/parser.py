@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.optim import lr_scheduler
 
 from nnlab.config_files import UserError
 from nnlab.training.classifier import Classifier
@@ -26,7 +27,7 @@ from nnlab.training.perceptron import LitPerceptron
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # as Timer's
 
 LEARNERS: dict[str, type[Classifier]] = {learner.__name__: learner for learner in (LitMLP, LitPerceptron)}
-FROM_DATA = {"in_features", "n_classes"}  # what a model takes from the data
+FROM_DATA = {"in_features", "n_classes"}  # the command takes these from the data
 
 
 def learner_named(name: str) -> type[Classifier]:
@@ -35,8 +36,8 @@ def learner_named(name: str) -> type[Classifier]:
     Raises:
         UserError: there is none.
     """
-    if name.removeprefix("nnlab.training.") in LEARNERS:
-        return LEARNERS[name.removeprefix("nnlab.training.")]
+    if learner := LEARNERS.get(name.removeprefix("nnlab.training.")):
+        return learner
     module, _, kind = name.rpartition(".")
     choice = f"--model must be one of {', '.join(LEARNERS)}, or the import path of one like them"
     try:
@@ -58,69 +59,15 @@ ALIASES = {
 }
 
 
-def _options(learner: type[Classifier], chosen: Mapping[str, Any]) -> dict[str, list[str]]:
-    """All flags by their last part: of the model, the data, the trainer and what goes with it."""
-    owners: dict[str, Any] = {
-        "model": learner,
-        "data": MNISTDataModule,
-        "trainer": L.Trainer,
-        "optimizer": getattr(torch.optim, str(chosen.get("optimizer")), torch.optim.SGD),
-        "lr_scheduler": getattr(torch.optim.lr_scheduler, str(chosen.get("lr_scheduler")), torch.optim.SGD),
-    }
-    owners |= {"checkpoint": ModelCheckpoint, "early_stopping": EarlyStopping}
-    found: dict[str, list[str]] = {}
-    for group, owner in owners.items():
-        for name in inspect.signature(owner).parameters:
-            if name not in FROM_DATA and name not in ("params", "optimizer"):
-                found.setdefault(name, []).append(f"--{group}.{name}")
-    return found
-
-
-def meant(flag: str, learner: type[Classifier], chosen: Mapping[str, Any]) -> str:
-    """The flag that an unknown one stands for, as the end of a message; nothing where none is near.
-
-    >>> meant("--epochs=3", LitMLP, {})
-    '; did you mean --trainer.max_epochs?'
-    """
-    if flag.endswith((".yaml", ".yml")):
-        return f"; did you mean --config {flag}?"
-    name = flag.lstrip("-").partition("=")[0]
-    last, options = name.rpartition(".")[2], _options(learner, chosen)
-    if last in ALIASES:
-        return f"; did you mean --{ALIASES[last]}?"
-    near = difflib.get_close_matches(last, options, 1, 0.75)
-    if not near:
-        return ""
-    if near[0] == "lr":  # of the optimizer, where the model has none of its own rule
-        return f"; did you mean --{'model' if learner.__name__ == 'LitPerceptron' else 'optimizer'}.lr?"
-    group = name.rpartition(".")[0]
-    flags = sorted(options[near[0]], key=lambda option: not option.startswith(f"--{group}."))
-    return f"; did you mean {flags[0]}?"
-
-
 def _class_meant(name: str) -> str:
-    kinds = (torch.optim, torch.optim.lr_scheduler, callbacks, loggers, plugins, profilers, strategies)
-    known = {kind.lower(): kind for module in kinds for kind in dir(module)}
+    modules = (torch.optim, lr_scheduler, callbacks, loggers, plugins, profilers, strategies)
+    known = {kind.lower(): kind for module in modules for kind in dir(module)}
     near = difflib.get_close_matches(name.rpartition(".")[2].lower(), known, 1, 0.7)
     return f"; did you mean {known[near[0]]}?" if near else ""
 
 
-def flag_of(argument: str, learner: type[Classifier], *, optimizer: bool) -> str:
-    """The flag that sets an argument of the model, the data module, the trainer or the optimizer, if one is chosen."""
-    if argument in FROM_DATA:
-        return "--data.name"
-    if argument == "state_dict":  # of the loader, which goes on with the same batches only
-        return "--ckpt_path"
-    if argument == "lr":
-        return f"--{'optimizer' if optimizer else 'model'}.lr"
-    for group, owner in (("model", learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
-        if argument in inspect.signature(owner.__init__).parameters:
-            return f"--{group}.{argument}"
-    return f"--{argument}"
-
-
 def plain(message: str) -> str:
-    r"""A message of jsonargparse as one line, without what it says of Python's types.
+    r"""A message of jsonargparse as one line, without the names of Python's types.
 
     >>> plain('Parser key "data.batch_size":\n  Expected a <class \'int\'>. Got value: abc')
     '--data.batch_size: Expected int. Got value: abc'
@@ -142,24 +89,19 @@ def plain(message: str) -> str:
     return re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text))
 
 
+OF_A_CLASS = (  # how jsonargparse's errors about one class begin, the most telling first
+    *("the following arguments", "--", "Importing ", "Expected a dot import path", "Import path"),
+    "Not a valid subclass",
+)
+
+
 def _reasons(errors: str) -> str:
-    """Why none of a setting's types fits: what is said of a class alone, if anything is."""
+    """Why none of a setting's types fits: the error about a class, if there is one, else all."""
     if problem := re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)': (.*?)(?= - |$)", errors):
         return f"{problem[1]}: {problem[2]}"
-    found = [re.sub(" Subclass types expect one of:.*", "", error) for error in errors.split(" - ")]
-    found = [
-        error
-        for error in dict.fromkeys(found)
-        if not re.match(r"Expected a <class 'NoneType'>|a (class path|dict) ", error)
-    ]
-    for start in (
-        "the following arguments",
-        "--",
-        "Importing ",
-        "Expected a dot import path",
-        "Import path",
-        "Not a valid subclass",
-    ):
+    distinct = dict.fromkeys(re.sub(" Subclass types expect one of:.*", "", error) for error in errors.split(" - "))
+    found = [error for error in distinct if not re.match(r"Expected a <class 'NoneType'>|a (class path|dict) ", error)]
+    for start in OF_A_CLASS:
         if of_class := [error for error in found if error.startswith(start)]:
             return of_class[0]
     if not all(error.startswith("Expected ") for error in found):
@@ -180,18 +122,63 @@ class Parser(LightningArgumentParser):
         Raises:
             UserError: always.
         """
-        text = plain(message)
+        text = re.sub(r"ambiguous option: (\S+) could match.*", r"unrecognized arguments: \1", plain(message))
         if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
-            text += meant(unknown.group(1), self.learner, self.chosen)
-        elif unknown := re.search(r"ambiguous option: (\S+) could match.*", text):
-            text = text.replace(unknown.group(0), f"unrecognized arguments: {unknown.group(1)}") + meant(
-                unknown.group(1), self.learner, self.chosen
-            )
+            text += self._meant(unknown[1])
         elif unknown := re.search(r"--(\w+): Option '(\w+)' is not accepted", text):
-            text += meant(f"--{unknown.group(1)}.{unknown.group(2)}", self.learner, self.chosen)
+            text += self._meant(f"--{unknown[1]}.{unknown[2]}")
         elif unknown := re.search(r"Expected a dot import path string: ([\w.]+?)(?=\.? |$)", text):
-            text = f"{text[: unknown.start()]}there is no class {unknown.group(1)}{_class_meant(unknown.group(1))}"
+            text = f"{text[: unknown.start()]}there is no class {unknown[1]}{_class_meant(unknown[1])}"
         raise UserError(text) from ex
+
+    def _options(self) -> dict[str, list[str]]:
+        """All flags, by their last part."""
+        owners: dict[str, Any] = {
+            "model": self.learner,
+            "data": MNISTDataModule,
+            "trainer": L.Trainer,
+            "optimizer": getattr(torch.optim, str(self.chosen.get("optimizer")), torch.optim.SGD),
+            "lr_scheduler": getattr(lr_scheduler, str(self.chosen.get("lr_scheduler")), lr_scheduler.LRScheduler),
+            "checkpoint": ModelCheckpoint,
+            "early_stopping": EarlyStopping,
+        }
+        found: dict[str, list[str]] = {}
+        for group, owner in owners.items():
+            for name in inspect.signature(owner).parameters:
+                if name not in FROM_DATA and name not in ("params", "optimizer"):
+                    found.setdefault(name, []).append(f"--{group}.{name}")
+        return found
+
+    def _meant(self, flag: str) -> str:
+        """The flag that an unknown one resembles, as the end of a message; "" where none does."""
+        if flag.endswith((".yaml", ".yml")):
+            return f"; did you mean --config {flag}?"
+        name = flag.lstrip("-").partition("=")[0]
+        group, _, last = name.rpartition(".")
+        if last in ALIASES:
+            return f"; did you mean --{ALIASES[last]}?"
+        options = self._options()
+        near = difflib.get_close_matches(last, options, 1, 0.75)
+        if not near:
+            return ""
+        if near[0] == "lr":  # of the optimizer, where the model has no rule of its own
+            return f"; did you mean --{'model' if self.learner is LitPerceptron else 'optimizer'}.lr?"
+        flags = sorted(options[near[0]], key=lambda option: not option.startswith(f"--{group}."))
+        return f"; did you mean {flags[0]}?"
+
+    @classmethod
+    def flag_of(cls, argument: str) -> str:
+        """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
+        if argument in FROM_DATA:
+            return "--data.name"
+        if argument == "state_dict":  # of the loader, which resumes with the same batches only
+            return "--ckpt_path"
+        if argument == "lr":
+            return f"--{'optimizer' if cls.chosen.get('optimizer') else 'model'}.lr"
+        for group, owner in (("model", cls.learner), ("data", MNISTDataModule), ("trainer", L.Trainer)):
+            if argument in inspect.signature(owner.__init__).parameters:
+                return f"--{group}.{argument}"
+        return f"--{argument}"
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The usual help, and below it the options of the chosen learner."""
@@ -206,14 +193,7 @@ class Parser(LightningArgumentParser):
 
 # ---- the short help --------------------------------------------------------------------------------------------------
 
-OF_TRAINER = {
-    "max_epochs": "epochs, if early stopping does not end the run before; 10",
-    "precision": "32-true, 64-true or bf16-mixed",
-    "accelerator": "cpu, cuda, or auto, which takes a GPU where there is one",
-    "devices": "processes, each with a part of every mini-batch; 1",
-    "default_root_dir": "where runs are written; runs",
-}
-OTHERS = {
+TRAINING = {
     "--optimizer": "a class of torch.optim, such as SGD or AdamW; its settings: --optimizer.lr and so on",
     "--lr_scheduler": "a class of torch.optim.lr_scheduler, with --optimizer",
     "--early_stopping.patience": "epochs without a better val_loss that end the run; 5, and null for --early_stopping "
@@ -223,37 +203,37 @@ OTHERS = {
     "--config": "a YAML file or a recipe; later ones and flags win",
     "--print_config": "print all settings, as a --config file",
     "--seed_everything": "of the initial weights and the order of the samples; 1",
+    "--trainer.max_epochs": "epochs, if early stopping does not end the run before; 10",
+    "--trainer.precision": "32-true, 64-true or bf16-mixed",
+    "--trainer.accelerator": "cpu, cuda, or auto, which takes a GPU where there is one",
+    "--trainer.devices": "processes, each with a part of every mini-batch; 1",
+    "--trainer.default_root_dir": "where runs are written; runs",
 }
 
 
 def short_help(command: str, learner: type[Classifier]) -> str:
-    """The options that people use, in lines of 80 columns: the model's first."""
+    """The common options, the model's first, in lines of 80 columns."""
     lines = [f"usage: nnlab {command} [--config FILE_OR_RECIPE ...] [--OPTION VALUE ...]", ""]
-    for title, owner, group in (
-        (f"the model, {learner.__name__}:", learner, "model"),
-        ("the data:", MNISTDataModule, "data"),
-    ):
-        lines += [title, *(line for option in _described(owner, group) for line in option), ""]
-    lines += ["training:"]
-    for flag, words in {**OTHERS, **{f"--trainer.{name}": text for name, text in OF_TRAINER.items()}}.items():
+    lines += [f"the model, {learner.__name__}:", *_described(learner, "model"), ""]
+    lines += ["the data:", *_described(MNISTDataModule, "data"), "", "training:"]
+    for flag, words in TRAINING.items():
         lines += _two_columns(flag, words)
     return "\n".join([*lines, "", f"nnlab {command} --help all shows every option, Lightning's included."])
 
 
-def _described(owner: type, group: str) -> Iterator[list[str]]:
-    """Each option of a class: its flag, the first sentence of what its docstring says, and its default."""
+def _described(owner: type, group: str) -> Iterator[str]:
+    """The options of a class: flag, first sentence of the docstring's entry, choices and default."""
     entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |^\w+:|\Z)", inspect.getdoc(owner) or "", re.M | re.S)
     words = {name: " ".join(text.split()) for name, text in entries}
     for name, parameter in inspect.signature(owner).parameters.items():
         if name in FROM_DATA:
             continue
         first = re.split(r"(?<=[.;])\s", words.get(name, ""))[0].rstrip(".;")
-        choices = (
-            ", ".join(map(str, get_args(parameter.annotation))) if get_origin(parameter.annotation) is Literal else ""
-        )
-        default = "" if parameter.default is None else f"; {parameter.default}"
-        first += f": {choices}" if choices else ""
-        yield _two_columns(f"--{group}.{name}", first + default)
+        if get_origin(parameter.annotation) is Literal:
+            first += f": {', '.join(map(str, get_args(parameter.annotation)))}"
+        if parameter.default is not None:
+            first += f"; {parameter.default}"
+        yield from _two_columns(f"--{group}.{name}", first)
 
 
 def _two_columns(flag: str, words: str) -> list[str]:

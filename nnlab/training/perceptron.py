@@ -86,7 +86,7 @@ class LitPerceptron(Classifier):
         self.metrics["train_errors"] = SumMetric().set_dtype(torch.float64)
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuse what the sequential rule cannot be true to: several processes, and reduced precision."""
+        """Refuse several processes and reduced precision, under which the sequential rule would not be exact."""
         if trainer.world_size > 1:
             raise ArgumentError(
                 "devices",
@@ -139,7 +139,7 @@ class LitPerceptron(Classifier):
         return {name.replace("_", " "): value for name, value in self.bank.state_dict().items()}
 
     def engine_obstacle(self) -> str | None:
-        """Another optimizer than the rule for this bank."""
+        """An optimizer other than this bank's rule, or hooks on its step; or None."""
         optimizer = self.trainer.optimizers[0]
         if type(optimizer) is not PerceptronRule or optimizer.bank is not self.bank:
             return f"the optimizer must be PerceptronRule of the model's bank, not {type(optimizer).__name__}"
@@ -151,14 +151,14 @@ class LitPerceptron(Classifier):
         return list(self.bank.state_dict().values())
 
     def make_engine(self, x: Tensor, labels: Tensor, batch_size: int) -> PerceptronEngine:
-        """The engine for this bank, to which mini-batches are nothing."""
+        """The engine for this bank; the rule is per sample, so the batch size is ignored."""
         return PerceptronEngine(self.bank, x, labels)
 
     def chunk(self, engine: PerceptronEngine, order: Tensor, labels: Tensor, batch_size: int, first: int) -> Tensor:
         """Learn samples in their order, count the updates, and return their share."""
         optimizer: Any = self.optimizers()
         lr = optimizer.param_groups[0]["lr"]
-        errors = optimizer.step(lambda: engine.run_(order, lr))  # as a step, so that Lightning counts it
+        errors = optimizer.step(lambda: engine.run_(order, lr))  # through step, so that Lightning counts it
         self.metric("train_errors").update(errors.count_nonzero())
         share: Tensor = errors.count_nonzero() / errors.numel()
         return share

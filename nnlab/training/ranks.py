@@ -1,7 +1,7 @@
-"""The ranks of a run on several devices: a parent starts them, watches them, and says in one line why they ended.
+"""The ranks of a run on several devices: a parent starts them, watches them, and prints in one line why they ended.
 
 Lightning would start ranks 1, 2, … from rank 0, which cannot act while it waits in a collective. Ranks that torchrun or
-SLURM has started have no parent of ours: they say themselves what happened, with torchrun only the first that fails.
+SLURM starts have no such parent: each prints its own error, under torchrun only the first rank that fails.
 """
 
 import json
@@ -25,7 +25,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # document
 SOCKET = "NNLAB_RANKS_SOCKET"  # the environment variable that gives a rank the number of its socket to the parent
 MESSAGE = rb"\[[^\n]+\]\n"  # of a rank, between the single bytes that stand for the signals it received
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = [128 + number for number in SIGNALS]  # exit statuses of a rank that has said so itself
+INTERRUPTED = [128 + number for number in SIGNALS]  # exit statuses of a rank that has reported its signal
 AFTER_SIGNAL, AFTER_FAILURE = 20, 8  # seconds for all ranks to end in
 Process = subprocess.Popen[bytes]
 _parent: list[socket.socket] = []  # of a rank, once it follows it
@@ -33,7 +33,7 @@ Failures = dict[int, tuple[int, str]]  # rank: exit status, error
 
 
 def follow_parent(command: str) -> None:
-    """Let a rank end at once when its parent is gone."""
+    """End this rank as soon as its parent is gone."""
 
     def wait(parent: socket.socket) -> None:
         select.select([parent], [], [])  # the parent sends nothing: this returns when it is gone
@@ -44,14 +44,16 @@ def follow_parent(command: str) -> None:
     if SOCKET in os.environ:
         parent = socket.socket(fileno=int(os.environ.pop(SOCKET)))  # no process that a rank starts has it
         parent.setblocking(False)
-        signal.set_wakeup_fd(parent.fileno())  # tells the parent of a signal even while the rank waits in a collective
+        signal.set_wakeup_fd(
+            parent.fileno()
+        )  # sends a signal's number to the parent, even while the rank waits in a collective
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         threading.Thread(target=wait, args=[parent], daemon=True).start()
         _parent.append(parent)
 
 
 def tell(status: int, error: str) -> bool:
-    """Tell the parent why this rank is about to end; False where it has none, and is the first to fail."""
+    """Tell the parent why this rank ends; False where it has no parent and is the first to fail."""
     if _parent:
         message = json.dumps([int(os.environ["LOCAL_RANK"]), status, error[:1000]])  # short: written whole
         _parent[0].sendall(f"{message}\n".encode())
@@ -94,7 +96,7 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
     try:
         for rank in range(trainer.num_devices):
             line, settings = [sys.executable, *sys.orig_argv[1:]], shared | {"LOCAL_RANK": str(rank)}
-            # in sessions of their own: Ctrl-C reaches the parent alone, which passes it on once
+            # each in its own session: Ctrl-C reaches the parent alone, which passes it on once
             ranks.append(subprocess.Popen(line, env=settings, pass_fds=[there.fileno()], start_new_session=True))
         failures = _watch(ranks, here, received)
     finally:
@@ -109,7 +111,7 @@ def run_ranks(trainer: L.Trainer, command: str) -> int:
 
 
 def _watch(ranks: list[Process], here: socket.socket, received: list[int]) -> Failures:
-    """Pass signals on until all ranks have ended, and kill those that take too long; say which failed, in order."""
+    """Pass signals on until all ranks have ended, kill those that take too long, and return the failures in order."""
     failures: Failures = {}
     deadline, heard, late = math.inf, b"", ""
     while True:
@@ -118,7 +120,7 @@ def _watch(ranks: list[Process], here: socket.socket, received: list[int]) -> Fa
             heard += here.recv(1 << 16, socket.MSG_DONTWAIT)
         told = {rank: (status, error) for rank, status, error in map(json.loads, re.findall(MESSAGE, heard))}
         silent = {rank: _silent(code) for rank, code in enumerate(codes) if code and code not in INTERRUPTED}
-        for rank, why in {**silent, **told}.items():  # a rank that only misses a silent one comes after it
+        for rank, why in {**silent, **told}.items():  # silent ranks first: others fail because they are missing
             failures.setdefault(rank, why)
         if None not in codes:
             return failures
@@ -137,7 +139,7 @@ def _watch(ranks: list[Process], here: socket.socket, received: list[int]) -> Fa
 
 
 def _silent(code: int) -> tuple[int, str]:
-    """The exit status that stands for a rank that ended without a word, and what is known of its end."""
+    """The exit status and the reason for a rank that ended without a message."""
     if code > 0:
         return code, f"ended with exit status {code}"
     return 128 - code, f"ended by signal {-code}, {signal.strsignal(-code)}"

@@ -334,7 +334,7 @@ def test_a_run_goes_on_with_other_batches_at_the_end_of_an_epoch_alone(fitted):
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_no_checkpoint_to_be_found(command):
     message = refused("--config", SMOKE, command=command)
-    assert message.startswith("there is no checkpoint of LitMLP under runs: train one with nnlab fit, or name one")
+    assert message.startswith("there is no checkpoint under runs: train one with nnlab fit, or name one")
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/below"])

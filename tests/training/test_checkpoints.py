@@ -7,12 +7,13 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from nnlab.files import write_whole
 from nnlab.training import AtomicCheckpointIO, BestAndLast, LitMLP, LitPerceptron, read_checkpoint
@@ -272,8 +273,39 @@ def test_a_schedulers_way_to_compute_is_checked(mode):
         check_scheduler(scheduler.state_dict() | {"mode": mode}, scheduler, "ReduceLROnPlateau")
 
 
+def test_schedulers_within_a_scheduler_are_refused():
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    parts = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[2])
+    with pytest.raises(ArgumentError, match="lr_scheduler is SequentialLR, with which a run cannot go on"):
+        check_scheduler(scheduler.state_dict(), scheduler, "SequentialLR")
+
+
+class Counts(Callback):
+    """Keeps a tensor of several values."""
+
+    state_key = "Counts"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": torch.zeros(3)}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_callbacks_tensor_must_have_the_shape_of_its_own(tmp_path, whole, n):
+    checkpoint = copy.deepcopy(whole)
+    checkpoint["callbacks"]["Counts"] = {"counts": torch.ones(n)}
+    sign(checkpoint)
+    torch.save(checkpoint, tmp_path / "made.ckpt")
+    run = trainer(torch.device("cpu"), tmp_path, callbacks=[Counts()])
+    with nullcontext() if n == 3 else pytest.raises(ArgumentError, match=r"has no usable state of Counts\.counts"):
+        run.test(
+            LitMLP(hidden=[5], in_features=64), digits(40, 20), ckpt_path=tmp_path / "made.ckpt", weights_only=True
+        )
+
+
 def test_a_few_numbers_cannot_stand_for_any_number_of_them():
-    with pytest.raises(TypeError, match="a few numbers that stand for many"):
+    with pytest.raises(TypeError, match="an expanded tensor"):
         sign({"x": torch.zeros(1).expand(2**25)})
 
 

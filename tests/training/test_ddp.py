@@ -121,9 +121,8 @@ def test_where_one_rank_fails_all_end_within_30_s_and_one_line_says_which(tmp_pa
     if line is KEPT:
         path = tmp_path / "LitMLP/version_0/interrupted.ckpt"
         words = "interrupted" if status == 130 else "ended by SIGTERM"
-        assert (
-            ended.stdout.splitlines()[-1] == f"{words}; the model is in {path}. To go on: nnlab fit --ckpt_path {path}"
-        )
+        again = f"nnlab fit --config {path.with_name('config.yaml')} --ckpt_path {path}"
+        assert ended.stdout.splitlines()[-1] == f"{words}; the model is in {path}. To go on: {again}"
         assert read_checkpoint(path)["global_step"] == 20
 
 
