@@ -41,8 +41,8 @@ class ResidentLoader:
         rank: r, the rank of this process.
         world_size: W, the number of processes.
         chunk: how many mini-batches a Chunk has, on one process; None yields mini-batches.
-        changed: gives the images of an epoch, counted from 0, such as distorted ones: of the shape of ``images``, in
-            whose place they are.
+        changed: gives the images of an epoch, such as distorted ones, from the seed and the epoch, counted from 0. They
+            have the shape of ``images``, in whose place they are.
 
     Raises:
         ArgumentError: an argument is not as above; the error names it.
@@ -66,7 +66,7 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
         chunk: int | None = None,
-        changed: Callable[[int], Tensor] | None = None,
+        changed: Callable[[int, int], Tensor] | None = None,
     ) -> None:
         _check_samples(images, labels)
         check_at_least("batch_size", batch_size, 1)
@@ -82,7 +82,7 @@ class ResidentLoader:
         self.batch_size, self.chunk = batch_size, chunk
         self._each = batch_size * (chunk or 1)  # samples of what is yielded at a time
         self._images, self._labels, self._changed = images, labels, changed
-        self._images_of = -1  # the epoch that changed images are of
+        self._seed, self._images_of = seed, (-1, -1)  # the seed and the epoch that changed images are of
         self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
         self._generator = torch.Generator().manual_seed(seed)
         self._permutation = torch.arange(len(images), device="cpu")
@@ -96,9 +96,9 @@ class ResidentLoader:
     @property
     def images(self) -> Tensor:
         """All samples, in their own order, (N, …), as they are in this epoch."""
-        if self._changed and self._images_of != max(self._epoch, 0):
-            self._images_of = max(self._epoch, 0)
-            self._images = self._changed(self._images_of)
+        wanted = self._seed, max(self._epoch, 0)
+        if self._changed and self._images_of != wanted:
+            self._images, self._images_of = self._changed(*wanted), wanted
         return self._images
 
     @property
@@ -174,6 +174,7 @@ class ResidentLoader:
         return self._identity() | {
             "position": self._position,
             "epoch": self._epoch,
+            "seed": self._seed,
             "permutation": self._permutation,
             "generator": self._generator.get_state(),
         }
@@ -198,9 +199,11 @@ class ResidentLoader:
             raise ArgumentError("state_dict", f"must have a position from 0 to {n}, got {position}")
         if position < n and position % (self._world_size * self._each):
             raise ArgumentError("state_dict", f"must have a position between two batches, got {position}")
-        epoch = state_dict.get("epoch")
+        epoch, seed = state_dict.get("epoch"), state_dict.get("seed")
         if not isinstance(epoch, int) or not -1 <= epoch < 2**53:
             raise ArgumentError("state_dict", f"must have the number of an epoch, got {epoch}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ArgumentError("state_dict", f"must have a seed, got {seed}")
         if not (
             isinstance(permutation, Tensor)
             and permutation.dtype == torch.int64
@@ -211,7 +214,8 @@ class ResidentLoader:
             self._generator.set_state(cast(Tensor, state_dict.get("generator")))
         except (RuntimeError, TypeError) as error:
             raise ArgumentError("state_dict", f"must have the state of a CPU generator ({error})") from error
-        self._position, self._permutation, self._epoch = position, permutation.cpu(), epoch
+        self._position, self._permutation = position, permutation.cpu()
+        self._epoch, self._seed = epoch, seed
         self._resumes = True
         self._iterators += 1
 

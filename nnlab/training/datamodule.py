@@ -117,13 +117,13 @@ class MNISTDataModule(L.LightningDataModule):
             x *= SPECS[self.data_name].max_pixel / most
         return x
 
-    def _distorted(self, n: int, seed: int, as_bytes: bool) -> Callable[[int], Tensor] | None:
+    def _distorted(self, n: int, as_bytes: bool) -> Callable[[int, int], Tensor] | None:
         """The training images of an epoch, scaled, or as bytes; None where they are as they are."""
         if not (self.distort and self._pixels is not None):
             return None
         distort, pixels = self.distort, self._pixels[:n]
 
-        def of_epoch(epoch: int) -> Tensor:
+        def of_epoch(seed: int, epoch: int) -> Tensor:
             images = distort(pixels, seed=seed, epoch=epoch)
             return images if as_bytes else self._scaled(images, 255)
 
@@ -141,7 +141,7 @@ class MNISTDataModule(L.LightningDataModule):
         chunk = self.chunk if by_engine else None
         if self._train_loader is None or self._train_loader.chunk != chunk:  # reloaded, it goes on with its orders
             as_bytes = by_engine and isinstance(model, LitMLP) and self.scaling == "unit"
-            changed = self._distorted(n, seed, as_bytes)
+            changed = self._distorted(n, as_bytes)
             self._train_loader = self._loader(x[:n], labels[:n], self.batch_size, seed, chunk, changed)
         return self._train_loader
 
@@ -167,7 +167,7 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: int,
         seed: int | None = None,
         chunk: int | None = None,
-        changed: Callable[[int], Tensor] | None = None,
+        changed: Callable[[int, int], Tensor] | None = None,
     ) -> ResidentLoader:
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
         shuffle = seed is not None

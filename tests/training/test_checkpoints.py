@@ -46,7 +46,7 @@ def test_a_checkpoint_is_read(checkpoint):
     read = read_checkpoint(checkpoint)
     assert read["learner"] == "LitMLP"
     assert read["hyper_parameters"]["hidden"] == [5]
-    assert read["datamodule_hyper_parameters"] == {"scaling": "unit", "name": "digits", "seed": 3}
+    assert read["datamodule_hyper_parameters"] == {"scaling": "unit", "name": "digits", "seed": 3, "distort": "off"}
 
 
 BAD = {

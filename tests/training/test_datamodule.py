@@ -1,12 +1,15 @@
 """MNISTDataModule: the chapter's split and scalings, only the stage's own tensors, and no training on a bad file."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from nnlab.data import SPECS, DataError, load
+from nnlab.data import SPECS, DataError, Distortion, load
 from nnlab.training import LitMLP, LitPerceptron, MNISTDataModule, datamodule
 from nnlab.validation import ArgumentError
-from tests.training.runs import digits, small_data_set, trainer
+from tests.tolerances import assert_close
+from tests.training.runs import digits, small_data_set, state, trainer
 
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 
@@ -147,3 +150,36 @@ def test_a_wrong_argument_is_named(options, argument):
     with pytest.raises(ArgumentError) as caught:
         MNISTDataModule(**options)
     assert caught.value.argument == argument
+
+
+# Distortions
+
+MILD = Distortion(rotation=5, scale=0.05, shear=0.05, shift=0.5, elastic=0.3)
+
+
+def test_the_images_of_each_epoch_are_distorted_anew_and_those_of_validation_never():
+    data, plain = digits(40, 8, distort=MILD), digits(40, 8)
+    for module in (data, plain):
+        module.prepare_data()
+        module.setup("fit")
+    pixels = (load("digits", splits=["train"])["train"][0][:40] * (255 / 16)).round().to(torch.uint8).flatten(1)
+    for epoch in (0, 1):
+        found = torch.cat([x.clone() for x, _ in data.train_dataloader()])
+        expected = MILD(pixels, seed=3, epoch=epoch).float() / 255
+        assert torch.equal(found.sort(0).values, expected.sort(0).values)
+    for ours, theirs in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("make", [partial(LitMLP, hidden=[8]), LitPerceptron], ids=["MLP", "perceptron"])
+@pytest.mark.parametrize("scaling", ["unit", "bipolar", "raw"])
+def test_the_engine_trains_on_the_same_distorted_images(tmp_path, make, scaling):
+    found = []
+    for engine in ("on", "off"):
+        torch.manual_seed(0)
+        model = make(in_features=64, engine=engine)
+        run = trainer(torch.device("cpu"), tmp_path, max_epochs=3, precision="64-true")
+        run.fit(model, digits(60, 20, distort=MILD, scaling=scaling))
+        found.append(state(model))
+    for ours, theirs in zip(found[0].values(), found[1].values(), strict=True):
+        assert_close(ours, theirs, 1e-6)

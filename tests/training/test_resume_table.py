@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
+from nnlab.data import Distortion
 from nnlab.training import BestAndLast, KeepOnInterrupt, LitMLP, LitPerceptron
 from nnlab.training.classifier import Classifier
 from nnlab.validation import ArgumentError
@@ -44,6 +45,7 @@ perceptron = partial(LitPerceptron, in_features=64)
 plateau = partial(SCHEDULERS.ReduceLROnPlateau, patience=0, threshold=0.5)
 Row = tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]  # the model, the trainer's options, the data's
 RAW = {"scaling": "raw"}
+MILD = Distortion(rotation=5, scale=0.05, shear=0.05, shift=0.5, elastic=0.3)
 
 TABLE: dict[str, Row] = {
     "momentum, ExponentialLR": (lambda: mlp(scheduler=partial(SCHEDULERS.ExponentialLR, gamma=0.8)), {}, {}),
@@ -96,11 +98,17 @@ TABLE: dict[str, Row] = {
     "EMA": (mlp, {"callbacks": EMAWeightAveraging}, {}),
     "a falling rate": (lambda: mlp(schedule="cosine"), {}, {}),
     "a falling rate, one by one": (lambda: mlp(schedule="linear", engine="off"), {}, {}),
+    "distorted": (mlp, {}, {"distort": MILD}),
+    "distorted, one by one": (lambda: mlp(engine="off"), {}, {"distort": MILD}),
     "one mini-batch an epoch": (mlp, {"max_epochs": 5}, {"batch_size": 64}),
     "H3f: dropout": (lambda: mlp(dropout=0.3), {}, {}),
     "H3f: dropout, one by one": (lambda: mlp(dropout=0.3, engine="off"), {}, {}),
 }  # fmt: skip
-DEFAULT = [row for row in TABLE if row.startswith("H3") or row in ("AdamW", "OneCycleLR by step", "a falling rate")]
+DEFAULT = [
+    row
+    for row in TABLE
+    if row.startswith("H3") or row in ("AdamW", "OneCycleLR by step", "a falling rate", "distorted")
+]
 
 
 class Ends(L.Callback):
