@@ -14,7 +14,8 @@ from scipy import sparse
 pytest.importorskip("numba")
 
 from nnlab import engine
-from nnlab.engine import Descent, compiled, sparse_kernels
+from nnlab import compiled
+from nnlab.engine import Descent, sparse_kernels
 from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, pays
 from nnlab.ops import ACTIVATIONS
 from nnlab.validation import ArgumentError
