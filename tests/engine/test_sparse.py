@@ -13,8 +13,7 @@ from scipy import sparse
 
 pytest.importorskip("numba")
 
-from nnlab import engine
-from nnlab import compiled
+from nnlab import compiled, engine
 from nnlab.engine import Descent, sparse_kernels
 from nnlab.engine.sparse import CompiledSteps, NotCompiledError, SparseInputs, SparseLayer, pays
 from nnlab.ops import ACTIVATIONS
