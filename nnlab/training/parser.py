@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import lr_scheduler
 
 from nnlab.config_files import UserError
+from nnlab.data import Distortion
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.mlp import LitMLP
@@ -171,6 +172,8 @@ class Parser(LightningArgumentParser):
         """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
         if argument in FROM_DATA:
             return "--data.name"
+        if argument in inspect.signature(Distortion).parameters:
+            return f"--data.distort.{argument}"
         if argument == "state_dict":  # of the loader, which resumes with the same batches only
             return "--ckpt_path"
         if argument == "lr":
