@@ -72,8 +72,12 @@ class Distortion:
         side = _side(images)
         check_at_least("seed", seed, 0)
         check_at_least("epoch", epoch, 0)
+        if seed >= 1 << 64:
+            raise ArgumentError("seed", f"must be below 2^64, got {seed}")
         if indices is None:
             indices = torch.arange(len(images), device=images.device)
+        elif indices.dtype != torch.int64 or indices.ndim != 1:
+            raise ArgumentError("indices", f"must be int64 (n,), got {indices.dtype} {tuple(indices.shape)}")
         elif len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(images):
             raise ArgumentError("indices", f"must be from 0 to {len(images) - 1}")
         flat = images.reshape(len(images), side * side)
@@ -157,9 +161,10 @@ def _basis(side: int) -> Array:
 
 
 def _kernel() -> Any:
-    """The compiled loops; None without numba."""
+    """The compiled loops; None without numba, and where its threads would end the process, as in a forked one."""
     try:
-        from nnlab.data.distortion_kernel import distort  # noqa: PLC0415 - numba is an extra, and takes long to import
+        from nnlab.compiled import threads_are_safe  # noqa: PLC0415 - numba is an extra, and takes long to import
+        from nnlab.data.distortion_kernel import distort  # noqa: PLC0415
     except ImportError:
         return None
-    return distort
+    return distort if threads_are_safe() else None

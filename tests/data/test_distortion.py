@@ -115,7 +115,9 @@ def test_on_a_device_torch_computes_the_same(device):
         (lambda: NONE(torch.zeros(2, 28, 28), seed=0, epoch=0), "images"),
         (lambda: NONE(images(2, 28)[:, :14], seed=0, epoch=0), "images"),
         (lambda: NONE(images(2, 28), seed=-1, epoch=0), "seed"),
+        (lambda: NONE(images(2, 28), seed=1 << 64, epoch=0), "seed"),
         (lambda: NONE(images(2, 28), seed=0, epoch=0, indices=torch.tensor([2])), "indices"),
+        (lambda: NONE(images(2, 28), seed=0, epoch=0, indices=torch.tensor([0.5])), "indices"),
     ],
 )
 def test_a_wrong_argument_is_named(make, argument):
