@@ -107,6 +107,7 @@ class LitMLP(Classifier):
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
         self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
         self.dropout, self.lr, self.schedule = dropout, lr, schedule
+        self._fell = False  # the learning rate of the run that this one resumes
         self._count = torch.zeros(())  # Adam's steps, where the engine counts them
 
     def check_trainer(self, trainer: L.Trainer) -> None:
@@ -128,10 +129,15 @@ class LitMLP(Classifier):
     def on_train_start(self) -> None:
         """Resume; where the run before had a schedule that this one has not, set the rate that it fell from."""
         super().on_train_start()
-        for optimizer in self.trainer.optimizers:
+        fell, self._fell = self._fell, False
+        for optimizer in self.trainer.optimizers if fell and self.schedule == "constant" else ():
             for group in optimizer.param_groups:
-                if "initial_lr" in group and not self.trainer.lr_scheduler_configs:
-                    group["lr"] = group["initial_lr"]
+                group["lr"] = group.get("initial_lr", group["lr"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check a checkpoint; note whether its learning rate was falling."""
+        super().on_load_checkpoint(checkpoint)
+        self._fell = checkpoint["hyper_parameters"].get("schedule", "constant") != "constant"
 
     def set_rate(self, mini_batch: int) -> None:
         """Set the optimizers' learning rate for a mini-batch of the epoch; a learning-rate finder sets its own."""
