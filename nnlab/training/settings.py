@@ -230,13 +230,8 @@ def _check_writable(root: Path) -> None:
 SETTINGS = "settings"  # the field
 MOST_VALUES = 1000
 PATHS = {"data.root", "checkpoint.dirpath"}
-NOT_KEPT = {
-    "config",
-    "ckpt_path",
-    "weights_only",
-    "verbose",
-    "trainer.default_root_dir",
-}  # where to write is asked anew
+NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "trainer.default_root_dir"}  # each command has its own
+ONE_PROCESS = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}  # not asked for again
 OPTIMIZERS = tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type))
 SCHEDULERS = (
     *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
@@ -285,15 +280,13 @@ def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 continue
             if _is_kept(flag, group, name, value):
                 (kept.setdefault(group, {}) if named else kept)[name or group] = value
-            elif value is not None and not (flag in IGNORED and value == IGNORED[flag]):
+            elif value is not None and not (flag in ONE_PROCESS and value == ONE_PROCESS[flag]):
                 asked.append(f"--{flag}")
     return kept, asked
 
 
-IGNORED = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}
-
-
 def _is_kept(flag: str, group: str, name: str | None, value: Any) -> bool:
+    """Whether a checkpoint keeps a setting; ``name`` is None for a group that is one value."""
     if flag in PATHS:
         return False
     if flag in CLASSES:
@@ -307,6 +300,7 @@ def _is_kept(flag: str, group: str, name: str | None, value: Any) -> bool:
 
 
 def _is_class(value: Any, known: set[str]) -> bool:
+    """Whether a value is a known class with plain arguments."""
     if not isinstance(value, Mapping) or not {"class_path"} <= value.keys() <= {"class_path", "init_args"}:
         return False
     arguments = value.get("init_args", {})

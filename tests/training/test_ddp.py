@@ -18,10 +18,10 @@ from tests.training.runs import REPOSITORY, figures, nnlab
 pytestmark = pytest.mark.slow
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``nnlab fit`` in a process of its own."""
+def module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A module with its arguments, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "nnlab", "fit", *arguments],
+        [sys.executable, "-m", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -35,16 +35,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """All cases on two processes of one group, as starting processes is what takes the time."""
     root = tmp_path_factory.mktemp("two")
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.training.ddp", str(root)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return root, ended
+    return root, module("tests.training.ddp", str(root))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,9 +65,9 @@ def test_two_processes_go_on_from_within_an_epoch_as_if_they_had_not_stopped(tmp
     of = [f"--trainer.callbacks=tests.training.ddp.{name}" for name in ("KeepEachRank", "SaveAtStep25")]
     settings = ["--config=smoke", "--trainer.accelerator=cpu", "--model.dropout=0.3", "--data.val_size=120", *TWO]
     settings += ["--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}", of[0]]
-    assert command(*settings, of[1].replace("callbacks=", "callbacks+=")).returncode == 0
+    assert module("nnlab", "fit", *settings, of[1].replace("callbacks=", "callbacks+=")).returncode == 0
     whole = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert command(*settings, f"--ckpt_path={tmp_path}/middle.ckpt").returncode == 0
+    assert module("nnlab", "fit", *settings, f"--ckpt_path={tmp_path}/middle.ckpt").returncode == 0
     for rank in (0, 1):
         resumed = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert resumed["steps"] == whole[rank]["steps"] == 63
@@ -111,7 +102,9 @@ KEPT = "The model is kept."
 )
 def test_where_one_rank_fails_all_end_within_30_s_and_one_line_says_which(tmp_path, way, rank, status, line):
     callback = {"class_path": "tests.training.ddp.Fail", "init_args": {"way": way, "rank": rank}}
-    ended = command(
+    ended = module(
+        "nnlab",
+        "fit",
         *("--config=configs/smoke.yaml", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", *TWO),
         *("--early_stopping=null", "--trainer.max_epochs=10000", f"--trainer.callbacks=[{json.dumps(callback)}]"),
     )
@@ -141,6 +134,6 @@ def test_where_one_rank_fails_all_end_within_30_s_and_one_line_says_which(tmp_pa
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, arguments, line):
-    ended = command("--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", *arguments)
+    ended = module("nnlab", "fit", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", *arguments)
     assert (ended.returncode, ended.stderr) == (2, f"nnlab fit: error: {line}\n")
     assert list(tmp_path.rglob("*")) == []
