@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -476,11 +476,19 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
 def _explained(error: Exception) -> tuple[int, str]:
     """The exit status for an error, and its message."""
     if isinstance(error, FloatingPointError):  # training met NaN or infinity
-        return FAILED, f"{error} ({Parser.flag_of('lr')})"
+        return FAILED, f"{error} ({', '.join([Parser.flag_of('lr'), *_large()])})"
     mistake = _users_mistake(error)
     if mistake is None:
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())
     return USER_ERROR, " ".join(mistake.split())
+
+
+def _large() -> Iterator[str]:
+    """The settings beside the learning rate that are so large that they may be why training met NaN or infinity."""
+    groups = {"model": ("l2", "init_std"), "optimizer": ("weight_decay",)}
+    for group, names in groups.items():
+        given = (NNLabCLI.settings.get(group) or {}).get("init_args") or {}
+        yield from (f"--{group}.{name}={given[name]:g}" for name in names if (given.get(name) or 0) > 1)
 
 
 def _users_mistake(error: BaseException | None) -> str | None:

@@ -372,6 +372,13 @@ def test_training_that_becomes_infinite_names_the_flag_of_the_learning_rate(reci
     ), ended.err
 
 
+@pytest.mark.parametrize("setting", ["--model.l2=1e+30", "--model.init_std=1e+30", "--optimizer.weight_decay=1e+20"])
+def test_training_that_becomes_infinite_names_what_else_is_large(setting):
+    ended = nnlab("fit", "--config", SMOKE, setting)
+    assert ended.status == 1
+    assert ended.err.endswith(f"(--optimizer.lr, {setting})\n")
+
+
 def test_runs_that_start_together_have_a_folder_each(tmp_path):
     root = tmp_path / "LitMLP"
     with ThreadPoolExecutor(16) as pool:
