@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "an epoch of the benchmarks": Recipe(),
-    "mlp.yaml": Recipe(512, update=Descent(0.1, 0.9, 1e-4)),
+    "mlp_plain.yaml": Recipe(512, update=Descent(0.1, 0.9, 1e-4)),
     "mlp_chapter.yaml": Recipe(
         activation="sigmoid",
         loss="binary_cross_entropy",

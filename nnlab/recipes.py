@@ -7,7 +7,7 @@ def recipes() -> dict[str, Path]:
     """The files of the recipes by name: a wheel has them inside the package, a checkout beside it.
 
     >>> sorted(recipes())
-    ['mlp', 'mlp_chapter', 'perceptron', 'smoke']
+    ['fashion_mnist', 'mlp', 'mlp_chapter', 'mlp_plain', 'mlp_record', 'perceptron', 'smoke']
     """
     package = Path(__file__).parent
     inside, beside = package / "configs", package.parent / "configs"

@@ -180,7 +180,7 @@ def check_values(name: str, tensor: Tensor, allowed: Tensor) -> None:
 # ---- other values ----------------------------------------------------------------------------------------------------
 
 
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Check that ``value`` is one of ``choices``.
 
     Raises:

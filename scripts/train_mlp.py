@@ -1,4 +1,4 @@
-"""Train configs/mlp.yaml's network by hand-written backpropagation, without Lightning: python scripts/train_mlp.py."""
+"""Train configs/mlp_plain.yaml's network without Lightning, by nnlab's engine: python scripts/train_mlp.py."""
 
 import argparse
 

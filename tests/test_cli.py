@@ -508,7 +508,10 @@ def test_what_goes_on_with_new_settings_does_so(smoked):
     fit(f"--ckpt_path={LAST}", "--early_stopping=null", "--trainer.max_epochs=3")
     assert yaml.safe_load((RUN.with_name("version_1") / "config.yaml").read_text())["early_stopping"] is None
     falling = fit(f"--ckpt_path={LAST}", "--model.schedule=linear", "--trainer.max_epochs=4")
-    assert "SGD at 0.1, linear to 0" in falling.out
+    assert (
+        "learning rate linear to 0 over 4 epochs; early stopping may end it before (--early_stopping=null)"
+        in falling.lines
+    )
     constant = fit("--ckpt_path=last", "--model.schedule=constant", "--optimizer.lr=0.05", "--trainer.max_epochs=5")
     assert "going on with lr 0.05 in place of 0.1" in constant.lines
     last = read_checkpoint(RUN.with_name("version_3") / "checkpoints/last.ckpt")

@@ -49,7 +49,8 @@ def test_a_script_trains_on_either_device_and_says_how_well(device, capsys, name
 
 def test_the_mlps_loop_is_the_command_without_lightning(monkeypatch):
     network, _ = run(monkeypatch, "train_mlp", MLP, "--device=cpu", "--epochs=2")
-    fit("--config", CONFIGS / "mlp.yaml", "--data.name=digits", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
+    config = CONFIGS / "mlp_plain.yaml"
+    fit("--config", config, "--data.name=digits", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
     kept = read_checkpoint("runs/LitMLP/version_0/checkpoints/last.ckpt")["state_dict"]
     for name, parameter in network.state_dict().items():
         assert_close(parameter, kept[f"network.{name}"], TRAJECTORY[torch.float32])

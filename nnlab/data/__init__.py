@@ -2,7 +2,7 @@
 
 from nnlab.data.distortion import Distortion
 from nnlab.data.idx import DataError, IdxFile, read_idx, write_idx
-from nnlab.data.loader import Chunk, ResidentLoader
+from nnlab.data.loader import Chunk, Copies, CopiesLoader, ResidentLoader
 from nnlab.data.mnist import (
     SPECS,
     SPLITS,
@@ -22,6 +22,8 @@ __all__ = [
     "SPECS",
     "SPLITS",
     "Chunk",
+    "Copies",
+    "CopiesLoader",
     "DataError",
     "DataSpec",
     "Distortion",

@@ -18,6 +18,12 @@ class Chunk(NamedTuple):
     indices: Tensor
 
 
+class Copies(NamedTuple):
+    """Images, and distorted copies of each: (1 + C, n, …)."""
+
+    images: Tensor
+
+
 class ResidentLoader:
     """Yield ``(images, labels)`` mini-batches as views of one buffer that is filled once per epoch.
 
@@ -228,6 +234,37 @@ class ResidentLoader:
             "shuffle": self._shuffle,
             "chunk": self.chunk,
         }
+
+
+class CopiesLoader:
+    """Yields ``(Copies, labels)``: the batches of a loader that does not shuffle, with copies of their images.
+
+    Args:
+        loader: of one process.
+        copy: gives a copy of the images at indices, (n,), from its number, counted from 0, and the indices.
+        n_copies: C, the number of copies.
+    """
+
+    def __init__(self, loader: ResidentLoader, copy: Callable[[int, Tensor], Tensor], n_copies: int) -> None:
+        self._loader, self._copy, self._n_copies = loader, copy, n_copies
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of all images, (N,)."""
+        return self._loader.labels
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Copies, Tensor]]:
+        """Yield the batches in their order."""
+        done = 0
+        for batch in self._loader:
+            images, labels = cast(tuple[Tensor, Tensor], batch)
+            indices = torch.arange(done, done + len(images), device=images.device)
+            done += len(images)
+            yield Copies(torch.stack([images, *(self._copy(k, indices) for k in range(self._n_copies))])), labels
 
 
 def _check_samples(images: Tensor, labels: Tensor) -> None:

@@ -253,9 +253,11 @@ class EpochLines(L.Callback):
         self._told = True
         words, optimizer = getattr(pl_module, "words", None), trainer.optimizers[0]
         size = sum(p.numel() for p in pl_module.parameters())
-        rate, falls = optimizer.param_groups[0]["lr"], getattr(pl_module, "schedule", "constant")
-        how = f"{type(optimizer).__name__} at {rate:g}" + ("" if falls == "constant" else f", {falls} to 0")
+        how = f"{type(optimizer).__name__} at {optimizer.param_groups[0]['lr']:g}"
         trainer.print(f"{words or type(pl_module).__name__}, {size:,} parameters, {how}")
+        if (falls := getattr(pl_module, "schedule", "constant")) != "constant":
+            stops = "may end it before (--early_stopping=null)" if trainer.early_stopping_callbacks else "is off"
+            trainer.print(f"learning rate {falls} to 0 over {trainer.max_epochs} epochs; early stopping {stops}")
         if words := getattr(trainer.datamodule, "words", None):  # type: ignore[attr-defined]
             trainer.print(words)
 

@@ -1,7 +1,7 @@
 """The base class of the modules: training by the engine or one mini-batch at a time, and the metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from nnlab.data import Chunk, ResidentLoader
+from nnlab.data import Chunk, Copies, ResidentLoader
 from nnlab.engine import NotFiniteError
 from nnlab.training.checkpoints import check_callbacks, check_content, check_like, check_weights, read_checkpoint, sign
 from nnlab.training.chunks import obstacle
@@ -187,7 +187,13 @@ class Classifier(L.LightningModule, ABC):
         x, labels = batch
         if labels.is_floating_point() or labels.is_complex():
             raise ArgumentError("batch", f"must have whole numbers as labels, got {labels.dtype}")
-        return self.samples(x), labels.long()
+        return x, labels.long()
+
+    def _scores(self, x: Any, outputs: Callable[[Tensor], Tensor]) -> Tensor:
+        """The outputs for samples, (N, K); for images with copies, the mean of theirs."""
+        if isinstance(x, Copies):
+            return torch.stack([outputs(self.samples(images)) for images in x.images]).mean(0)
+        return outputs(self.samples(x))
 
     def attached(self) -> L.Trainer | None:
         """The trainer, where there is one."""
@@ -207,7 +213,8 @@ class Classifier(L.LightningModule, ABC):
         elif self.engine == "on":
             raise ArgumentError("engine", f"is on, so batches must be chunks, got {type(batch).__name__}: {LOADERS}")
         else:
-            loss = self.mini_batch(*self._pair(batch), batch_idx)
+            x, labels = self._pair(batch)
+            loss = self.mini_batch(self.samples(x), labels, batch_idx)
         trainer = self.attached()
         if trainer is not None:
             ends = trainer.is_last_batch or trainer.max_steps != -1 or trainer.val_check_interval != 1.0
@@ -344,9 +351,9 @@ class Classifier(L.LightningModule, ABC):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, labels = self._pair(batch)
-        if len(x):  # this process's share of a short tail may be empty
-            logits = self.logits(x)
-            self.measure(stage, self.mean_loss(logits, labels) * len(x), logits, labels)
+        logits = self._scores(x, self.logits)
+        if len(labels):  # this process's share of a short tail may be empty
+            self.measure(stage, self.mean_loss(logits, labels) * len(labels), logits, labels)
 
     def measure(self, stage: str, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
         """Update the metrics of a stage with a mini-batch, or several.
@@ -388,8 +395,7 @@ class Classifier(L.LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The predicted class labels of a batch, x, (x,) or (x, labels): (N,) int64."""
-        outputs: Tensor = self(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        return outputs.argmax(1)
+        return self._scores(batch[0] if isinstance(batch, (tuple, list)) else batch, self).argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the model's name, the metrics of the epoch and the digest."""

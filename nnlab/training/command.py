@@ -452,7 +452,8 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
             if chosen.get("early_stopping", 0) is None:
                 settings.pop("early_stopping", None)
             arguments = [arguments[0], f"--config={yaml.safe_dump(settings)}", *arguments[1:]]
-        NNLabCLI.early_stopping = chosen.get("early_stopping", 0) is not None
+        explains = not {"-h", "--help"}.isdisjoint(arguments)
+        NNLabCLI.early_stopping = explains or chosen.get("early_stopping", 0) is not None
         Parser.chosen, Parser.learner = dict(chosen), learner_named(chosen.get("model") or "LitMLP")
         if arguments[1:] and arguments[-1] in ("-h", "--help"):
             print(short_help(arguments[0], Parser.learner))

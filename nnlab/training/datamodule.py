@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from nnlab.data import SPECS, Distortion, ResidentLoader, ensure, load
+from nnlab.data import SPECS, CopiesLoader, Distortion, ResidentLoader, ensure, load
 from nnlab.training.classifier import Classifier
 from nnlab.training.mlp import LitMLP
 from nnlab.validation import ArgumentError, check_at_least, check_choice
@@ -16,6 +16,7 @@ from nnlab.validation import ArgumentError, check_at_least, check_choice
 EVALUATION_BATCH = 1000  # images per step and process where nothing is learnt; it changes no result
 
 Scaling = Literal["unit", "bipolar", "raw"]
+Distort = Distortion | Literal["on", "off"] | bool  # YAML reads on and off as true and false
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -37,8 +38,10 @@ class MNISTDataModule(L.LightningDataModule):
         scaling: What the pixels become. unit is 0 to 1, bipolar is −1 to 1 as in the chapter, raw is the whole numbers
             0 to 255 (0 to 16 in digits).
         seed: What the order of the epochs and their distortions are drawn from. By default seed_everything's.
-        distort: Limits of random distortions of the training images, other ones in each epoch; off uses the images as
-            they are. Validation and test images are never distorted.
+        distort: Limits of random distortions of the training images, other ones in each epoch; on takes the usual
+            limits, off the images as they are. Validation images are never distorted, test images only as copies.
+        copies: How many distorted copies of each test image, within the limits of distort, are predicted with it, in
+            test and predict: the mean of their outputs is the prediction.
 
     Raises:
         ValueError: an argument is not as above; it is named.
@@ -53,16 +56,23 @@ class MNISTDataModule(L.LightningDataModule):
         val_size: int | None = None,
         scaling: Scaling = "unit",
         seed: int | None = None,
-        distort: Distortion | Literal["off"] = "off",
+        distort: Distort = "off",
+        copies: int = 0,
     ) -> None:
         super().__init__()
         check_choice("name", name, SPECS)
         check_choice("scaling", scaling, ("unit", "bipolar", "raw"))
         check_at_least("batch_size", batch_size, 1)
         check_at_least("chunk", chunk, 1)
+        check_at_least("copies", copies, 0)
+        if not isinstance(distort, Distortion):
+            check_choice("distort", distort, ("on", "off", True, False))
         self.save_hyperparameters("scaling", "name", "seed")
-        self.distort = distort if isinstance(distort, Distortion) else None
-        self.hparams["distort"] = asdict(distort) if isinstance(distort, Distortion) else "off"
+        usual = Distortion() if distort in ("on", True) else None
+        self.distort = distort if isinstance(distort, Distortion) else usual
+        if copies and not self.distort:
+            raise ArgumentError("copies", f"need the limits of their distortions, got {copies} and distort = off")
+        self.hparams["distort"] = asdict(self.distort) if self.distort else "off"
         spec = SPECS[name]
         if val_size is None:
             val_size = spec.n_train // 12
@@ -72,10 +82,10 @@ class MNISTDataModule(L.LightningDataModule):
         if seed is not None:
             check_at_least("seed", seed, 0)
         self.data_name, self.root, self.batch_size, self.val_size = name, root, batch_size, val_size
-        self.chunk, self.scaling, self.seed = chunk, scaling, seed
+        self.chunk, self.scaling, self.seed, self.copies = chunk, scaling, seed, copies
         self.in_features, self.n_classes = spec.in_features, spec.n_classes
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
-        self._pixels: Tensor | None = None  # uint8, from 0 to 255, where they are to be distorted
+        self._pixels: dict[str, Tensor] = {}  # uint8, from 0 to 255, where they are to be distorted
         self._train_loader: ResidentLoader | None = None
 
     @property
@@ -103,8 +113,8 @@ class MNISTDataModule(L.LightningDataModule):
         images, labels = load(self.data_name, self.root, splits=[split])[split]
         images, most = images.to(device).flatten(1), SPECS[self.data_name].max_pixel
         self._tensors[split] = self._scaled(images, most), labels.to(device)
-        if self.distort and split == "train":
-            self._pixels = images if most == 255 else (images * (255 / most)).round().to(torch.uint8)
+        if self.distort and (split == "train" or self.copies):
+            self._pixels[split] = images if most == 255 else (images * (255 / most)).round().to(torch.uint8)
 
     def _scaled(self, images: Tensor, most: int) -> Tensor:
         """Pixels from 0 to ``most`` as the model takes them, (N, I)."""
@@ -119,9 +129,9 @@ class MNISTDataModule(L.LightningDataModule):
 
     def _distorted(self, n: int, as_bytes: bool) -> Callable[[int, int], Tensor] | None:
         """The training images of an epoch, scaled, or as bytes; None where they are as they are."""
-        if not (self.distort and self._pixels is not None):
+        if not (self.distort and "train" in self._pixels):
             return None
-        distort, pixels = self.distort, self._pixels[:n]
+        distort, pixels = self.distort, self._pixels["train"][:n]
 
         def of_epoch(seed: int, epoch: int) -> Tensor:
             images = distort(pixels, seed=seed, epoch=epoch)
@@ -152,12 +162,23 @@ class MNISTDataModule(L.LightningDataModule):
         x, labels = self._tensors["train"]
         return self._loader(x[-self.val_size :], labels[-self.val_size :], EVALUATION_BATCH)
 
-    def test_dataloader(self) -> ResidentLoader:
-        """The test images, in their own order."""
-        return self._loader(*self._tensors["test"], EVALUATION_BATCH)
+    def test_dataloader(self) -> ResidentLoader | CopiesLoader:
+        """The test images, in their own order, with their copies."""
+        loader = self._loader(*self._tensors["test"], EVALUATION_BATCH)
+        if not (self.copies and self.distort):
+            return loader
+        if self.trainer and self.trainer.world_size > 1:
+            raise ArgumentError("copies", f"must be 0 with several processes, got {self.copies}")
+        distort, pixels = self.distort, self._pixels["test"]
+        seed = torch.initial_seed() if self.seed is None else self.seed
 
-    def predict_dataloader(self) -> ResidentLoader:
-        """The test images, in their own order."""
+        def copy(number: int, indices: Tensor) -> Tensor:
+            return self._scaled(distort(pixels, seed=seed, epoch=number, indices=indices), 255)
+
+        return CopiesLoader(loader, copy, self.copies)
+
+    def predict_dataloader(self) -> ResidentLoader | CopiesLoader:
+        """The test images, in their own order, with their copies."""
         return self.test_dataloader()
 
     def _loader(

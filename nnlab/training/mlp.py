@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import lightning as L
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.functional import one_hot
 from torch.nn.utils import parametrize
 
@@ -62,12 +63,15 @@ class LitMLP(Classifier):
             null. It is what Lightning's learning-rate finder sets.
         schedule: How the learning rate falls from its value to 0 at --trainer.max_epochs, by the samples seen: linear,
             or cosine, as half a cosine wave. It changes every 100 mini-batches, with the engine and without.
+        average_epochs: How many epochs at the end of --trainer.max_epochs have their weights averaged. Training goes on
+            with its own weights; validation, tests and predictions use the mean of those after each epoch.
         init_std: Standard deviation of the normal initial weights. By default it follows the layer's size: He for relu,
             Glorot for the others. The chapter has 0.1.
         in_features: The number of inputs; the command takes it from the data.
         n_classes: The number of classes; the command takes it from the data.
     """
 
+    averaged: Tensor
     architecture = ("in_features", "hidden", "n_classes", "activation", "loss")
     figures = ("train_loss", "train_acc", "val_loss", "val_acc")
     training_figures = ("train_loss", "train_acc")
@@ -83,6 +87,7 @@ class LitMLP(Classifier):
         dropout: float = 0.0,
         lr: float | None = None,
         schedule: Schedule = "constant",
+        average_epochs: int = 0,
         init_std: float | None = None,
         in_features: int = 784,
         n_classes: int = 10,
@@ -96,6 +101,7 @@ class LitMLP(Classifier):
         if dropout >= 1:
             raise ArgumentError("dropout", f"must be less than 1, got {dropout}")
         check_choice("schedule", schedule, FALLS)
+        check_at_least("average_epochs", average_epochs, 0)
         if lr is not None:
             check_positive("lr", lr)
         self.save_hyperparameters()
@@ -106,7 +112,11 @@ class LitMLP(Classifier):
         # torch's default generator is what seed_everything seeds
         self.network = MLP(sizes, activation, generator=torch.default_generator, init_std=init_std)
         self.n_classes, self.loss, self.reduction, self.l2 = n_classes, loss, reduction, l2
-        self.dropout, self.lr, self.schedule = dropout, lr, schedule
+        self.dropout, self.lr, self.schedule, self.average_epochs = dropout, lr, schedule, average_epochs
+        if average_epochs:  # buffers, as an optimizer takes all parameters
+            for name, parameter in self.network.named_parameters():
+                self.register_buffer(_mean_of(name), parameter.detach().clone())
+            self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
         self._fell = False  # the learning rate of the run that this one resumes
         self._count = torch.zeros(())  # Adam's steps, where the engine counts them
 
@@ -118,6 +128,9 @@ class LitMLP(Classifier):
             )
         if self.schedule != "constant" and (trainer.max_epochs or -1) < 1:
             raise ArgumentError("schedule", f"{self.schedule} falls to the end of training: set max_epochs")
+        if self.average_epochs and (trainer.max_epochs or -1) < self.average_epochs:
+            problem = f"must be at most max_epochs, which is {trainer.max_epochs}, got {self.average_epochs}"
+            raise ArgumentError("average_epochs", problem)
 
     def on_fit_start(self) -> None:
         """Check the schedule, and record this run's settings for its checkpoints."""
@@ -135,9 +148,33 @@ class LitMLP(Classifier):
                 group["lr"] = group.get("initial_lr", group["lr"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint; note whether its learning rate was falling."""
+        """Check a checkpoint; note whether its learning rate was falling; outside training, load the mean weights."""
         super().on_load_checkpoint(checkpoint)
         self._fell = checkpoint["hyper_parameters"].get("schedule", "constant") != "constant"
+        trainer, state = self.attached(), checkpoint["state_dict"]
+        if state.get("averaged", 0) and (trainer is None or trainer.state.fn != "fit"):
+            for name, _ in self.network.named_parameters():
+                state[f"network.{name}"] = state[_mean_of(name)]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the metrics where a callback ends the epoch; after one of the last epochs, average the weights."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if not (self.average_epochs and self.trainer.is_last_batch):
+            return
+        before = self.trainer.current_epoch - ((self.trainer.max_epochs or 0) - self.average_epochs)
+        if int(self.averaged) != before:  # none yet, or the run goes on to another max_epochs
+            self.averaged.zero_()
+        if before >= 0:
+            self.averaged += 1
+            for name, parameter in self.network.named_parameters():
+                self.get_buffer(_mean_of(name)).lerp_(parameter.detach(), 1 / int(self.averaged))
+
+    def on_train_end(self) -> None:
+        """Release the engine; the network gets the mean weights."""
+        super().on_train_end()
+        if self.average_epochs and self.averaged:
+            for name, parameter in self.network.named_parameters():
+                parameter.detach().copy_(self.get_buffer(_mean_of(name)))
 
     def set_rate(self, mini_batch: int) -> None:
         """Set the optimizers' learning rate for a mini-batch of the epoch; a learning-rate finder sets its own."""
@@ -173,7 +210,11 @@ class LitMLP(Classifier):
         return outputs
 
     def logits(self, x: Tensor) -> Tensor:
-        """The network's outputs, (N, K), with the gradient by hand."""
+        """The network's outputs, (N, K), with the gradient by hand; outside training, with the mean weights."""
+        if self.average_epochs and self.averaged and not self.training:
+            means = {name: self.get_buffer(_mean_of(name)) for name, _ in self.network.named_parameters()}
+            outputs: Tensor = functional_call(self.network, means, (x,))
+            return outputs
         return autograd.mlp(self.network, x)
 
     def _target(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -363,6 +404,11 @@ class LitMLP(Classifier):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""
         return torch.optim.SGD(self.parameters(), lr=self.lr or 0.1, momentum=0.9)
+
+
+def _mean_of(name: str) -> str:
+    """The buffer with the mean of a parameter."""
+    return f"mean_{name.replace('.', '_')}"
 
 
 LitMLP.base = LitMLP

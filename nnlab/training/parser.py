@@ -128,6 +128,10 @@ class Parser(LightningArgumentParser):
             text += self._meant(unknown[1])
         elif unknown := re.search(r"--(\w+): Option '(\w+)' is not accepted", text):
             text += self._meant(f"--{unknown[1]}.{unknown[2]}")
+        elif text.startswith("--data.distort:"):
+            option, limits = re.search(r"Option '(\w+)'", message), ", ".join(inspect.signature(Distortion).parameters)
+            got = option[1] if option else text.rpartition(" ")[2]
+            text = f"--data.distort must be on, off, or limits such as --data.distort.rotation=10: {limits}; got {got}"
         elif unknown := re.search(r"Expected a dot import path string: ([\w.]+?)(?=\.? |$)", text):
             text = f"{text[: unknown.start()]}there is no class {unknown[1]}{_class_meant(unknown[1])}"
         raise UserError(text) from ex

@@ -80,7 +80,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "plain": Recipe(8),
-    "mlp.yaml": Recipe(15, Descent(0.1, 0.9, 1e-4)),
+    "mlp_plain.yaml": Recipe(15, Descent(0.1, 0.9, 1e-4)),
     "mlp_chapter.yaml": Recipe(
         17, Descent(0.01), activation="sigmoid", loss="binary_cross_entropy", options={"l2": 0.01, "reduction": "sum"}
     ),
@@ -267,7 +267,7 @@ def test_an_engine_outlives_another_and_its_workspaces(name):
 
 
 def test_engines_in_two_threads_learn_as_one_after_the_other():
-    recipes = [RECIPES["plain"], RECIPES["mlp.yaml"], RECIPES["adam"], RECIPES["l2"]]
+    recipes = [RECIPES["plain"], RECIPES["mlp_plain.yaml"], RECIPES["adam"], RECIPES["l2"]]
     expected = [train(recipe, CUDA, calls=4) for recipe in recipes]
     found: dict[int, list[Tensor]] = {}
     threads = [
@@ -297,7 +297,7 @@ def test_the_default_device_changes_nothing(recipe, device):
 def test_the_default_device_changes_nothing_for_samples_with_many_zeros(monkeypatch):
     monkeypatch.setattr(sparse, "MIN_INPUTS", 0)
     monkeypatch.setattr(sparse, "MIN_UNITS", 1)
-    for recipe in (RECIPES["mlp.yaml"], RECIPES["three layers"]):
+    for recipe in (RECIPES["mlp_plain.yaml"], RECIPES["three layers"]):
         found = []
         for default in (None, "cuda"):
             torch.set_default_device(default)

@@ -116,7 +116,7 @@ class Case(NamedTuple):
 
 CASES = {
     "an epoch of the benchmarks": Case(),
-    "mlp.yaml": Case((784, 512, 10), kind="momentum"),
+    "mlp_plain.yaml": Case((784, 512, 10), kind="momentum"),
     "mlp_chapter.yaml": Case(activations=("sigmoid", "identity"), loss="binary_cross_entropy", l2=0.01),
     "Adam, dropout": Case(kind="adam", dropout=True, weighted=True),
     "bfloat16": Case((784, 512, 10), kind="momentum", dtype=torch.bfloat16),

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from nnlab.data import SPECS
+from nnlab.recipes import recipes
 from nnlab.training.command import claim_folder
 from tests.training.runs import CONFIGS, SMOKE, files_in, fit, nnlab, small_data_set
 
@@ -189,6 +190,8 @@ SETTINGS = [
     (smoke("--optimizer.lr=-1"), r"lr must be a number greater than 0, got -1.0 \(--optimizer.lr\)"),
     (smoke("--optimizer=Nothing"), "--optimizer: there is no class Nothing"),
     (smoke("--optimizer.momentum=-1"), "Invalid momentum value: -1"),
+    (smoke("--data.distort=maybe"), "--data.distort must be on, off, or limits such as .* got maybe$"),
+    (smoke("--data.distort.rotate=9"), "--data.distort must be .*: rotation, scale, .* got rotate$"),
     (smoke("--lr_scheduler=StepLR"), "--lr_scheduler needs --lr_scheduler.step_size"),
     (smoke("--model.lr=0.1"), "--model.lr and --optimizer.lr both set the learning rate"),
     (smoke("--checkpoint.filename=last"), "--checkpoint.filename must be a name of its own"),
@@ -264,7 +267,7 @@ FILES_OF_SETTINGS = {
     "large": (b"# " + b"-" * 100_000, "--config: file.yaml must have at most 100000 bytes"),
     "missing": (
         None,
-        "--config: there is no file file.yaml, and no such recipe: the recipes are mlp, mlp_chapter, perceptron, smoke",
+        f"--config: there is no file file.yaml, and no such recipe: the recipes are {', '.join(recipes())}",
     ),
 }
 

@@ -183,3 +183,38 @@ def test_the_engine_trains_on_the_same_distorted_images(tmp_path, make, scaling)
         found.append(state(model))
     for ours, theirs in zip(found[0].values(), found[1].values(), strict=True):
         assert_close(ours, theirs, 1e-6)
+
+
+@pytest.mark.parametrize("make", [LitMLP, LitPerceptron])
+def test_a_prediction_is_the_mean_over_distorted_copies(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("nnlab.training.datamodule.EVALUATION_BATCH", 200)  # two batches
+    torch.manual_seed(3)
+    model, data = make(in_features=64), digits(40, 8, distort=MILD, copies=3)
+    run = trainer(torch.device("cpu"), tmp_path)
+    run.fit(model, data)
+    run.test(model, data, verbose=False)
+    found = run.callback_metrics["test_acc"].item()
+    predicted = torch.cat(run.predict(model, data))
+    plain = digits(40, 8)
+    plain.setup("test")
+    images, labels = (torch.cat(parts) for parts in zip(*plain.test_dataloader(), strict=True))
+    pixels = (images * 255).round().to(torch.uint8)
+    copies = [MILD(pixels, seed=3, epoch=number).float() / 255 for number in range(3)]
+    with torch.no_grad():
+        outputs = torch.stack([model(x) for x in (images, *copies)])
+    assert not torch.equal(outputs[0].argmax(1), outputs.mean(0).argmax(1))  # it matters
+    assert torch.equal(predicted, outputs.mean(0).argmax(1))
+    assert found == pytest.approx((predicted == labels).double().mean().item(), abs=1e-7)
+
+
+def test_copies_without_distortions_are_refused():
+    with pytest.raises(ArgumentError, match="copies need the limits of their distortions, got 3 and distort = off"):
+        digits(40, 8, copies=3)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("on", Distortion()), (True, Distortion()), ("off", None), (False, None)])
+def test_distortions_are_on_or_off(given, kept):
+    """YAML reads on and off as true and false."""
+    assert digits(40, 8, distort=given).distort == kept
+    with pytest.raises(ArgumentError, match="distort must be one of 'on', 'off', True, False, got 'maybe'"):
+        digits(40, 8, distort="maybe")

@@ -14,7 +14,7 @@ from nnlab.ops import LOSSES
 from nnlab.training import LitMLP
 from nnlab.validation import ArgumentError
 from tests.pairwise import pairwise
-from tests.tolerances import RELATIVE, TRAJECTORY, assert_close
+from tests.tolerances import RELATIVE, TRAJECTORY, assert_close, assert_same
 from tests.training.runs import Batches, digits, epochs, state, trainer
 
 N, BATCH, L2 = 230, 50, 0.03  # a tail of 30
@@ -292,3 +292,38 @@ def test_a_wrong_argument_is_named(options, argument):
 def test_a_seed_gives_the_same_weights(device):
     for ours, again in zip(make().parameters(), make().parameters(), strict=True):
         torch.testing.assert_close(ours, again, rtol=0, atol=0)
+
+
+class Ends(L.Callback):
+    """Notes the weights after each epoch, and the validation loss."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+        self.losses: list[float] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: LitMLP) -> None:
+        self.weights.append(state(pl_module.network))
+        self.losses.append(trainer.callback_metrics["val_loss"].item())
+
+
+@pytest.mark.parametrize("engine", ["on", "off"])
+def test_the_weights_of_the_last_epochs_are_averaged(device, tmp_path, engine):
+    plain, model, ends = make(engine=engine), make(engine=engine, average_epochs=2), Ends()
+    trainer(device, tmp_path, max_epochs=4).fit(plain, digits(N, BATCH))
+    run = trainer(device, tmp_path, max_epochs=4, callbacks=ends)
+    run.fit(model, digits(N, BATCH))
+    assert_same(ends.weights[-1], state(plain.network))  # training goes on with its own weights
+    mean = {name: (ends.weights[2][name] + ends.weights[3][name]) / 2 for name in ends.weights[3]}
+    for name, value in state(model.network).items():
+        assert_close(value, mean[name], RELATIVE[torch.float32])
+        assert not torch.equal(value, ends.weights[3][name])
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    loss = run.validate(model, digits(N, BATCH), verbose=False)[0]["val_loss"]
+    assert ends.losses[-1] == pytest.approx(loss, rel=1e-5)  # validation within training used the mean
+    loaded = LitMLP.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert_same(state(loaded.network), state(model.network))
+
+
+def test_more_epochs_are_not_averaged_than_there_are(tmp_path):
+    with pytest.raises(ArgumentError, match="average_epochs must be at most max_epochs, which is 3, got 4"):
+        trainer(torch.device("cpu"), tmp_path, max_epochs=3).fit(make(average_epochs=4), digits(N, BATCH))

@@ -98,6 +98,8 @@ TABLE: dict[str, Row] = {
     "EMA": (mlp, {"callbacks": EMAWeightAveraging}, {}),
     "a falling rate": (lambda: mlp(schedule="cosine"), {}, {}),
     "a falling rate, one by one": (lambda: mlp(schedule="linear", engine="off"), {}, {}),
+    "averaged weights": (lambda: mlp(average_epochs=2), {}, {}),
+    "averaged weights, one by one": (lambda: mlp(average_epochs=2, engine="off"), {}, {}),
     "distorted": (mlp, {}, {"distort": MILD}),
     "distorted, one by one": (lambda: mlp(engine="off"), {}, {"distort": MILD}),
     "one mini-batch an epoch": (mlp, {"max_epochs": 5}, {"batch_size": 64}),
