@@ -58,6 +58,7 @@ class Comparison:
         batches: mini-batches that all train on before the parameters are compared; an epoch if None.
         tolerance: the largest ‖peer − ours‖ / ‖ours − start‖ of a parameter that is allowed. The default is about a
             thousand times the rounding found in float32, and a tenth of what a learning rate wrong by 1 % gives.
+        results: what is compared, in a word.
     """
 
     ours: str
@@ -66,6 +67,7 @@ class Comparison:
     peers: Sequence[Peer]
     batches: int | None = 30
     tolerance: float = 1e-3
+    results: str = "weights"
 
 
 class Session:
@@ -201,7 +203,7 @@ def prepare(
             runner.call("train", first)
             apart = difference(runner.call("parameters"), expected, before)
             if apart > comparison.tolerance:
-                raise DifferentResultError(f"its weights differ from ours by {apart:.1e} of their change")
+                raise DifferentResultError(f"its {comparison.results} differ from ours by {apart:.1e} of their change")
         for _ in range(1 + on_cuda):
             runner.call("train", part)
         return runner, apart
@@ -209,7 +211,7 @@ def prepare(
     for peer in session.peers(comparison):
         session.progress(f"{task}: {peer.name}, warm-up")
         row = session.row(task, comparison.ours, peer.name)
-        row.compared = f"weights after {steps}" if peer.trains else ""
+        row.compared = f"{comparison.results} after {steps}" if peer.trains else ""
         samples = peer.quick_samples if session.quick else None
         part = order[:samples] if samples else order
         best = float("inf")

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from benchmarks.problems import AccuracyProblem, MLPProblem, PerceptronProblem, Problem
+from benchmarks.problems import SEED, AccuracyProblem, MLPProblem, PerceptronProblem, Problem
 from benchmarks.process import Contestant, synchronise
+from nnlab.data import Distortion
 from nnlab.engine import Descent, MLPEngine, PerceptronEngine
 from nnlab.estimators import NeuralNetMLP
 from nnlab.networks import MLP
@@ -54,6 +55,16 @@ def perceptron(problem: PerceptronProblem) -> Contestant:
     bank = problem.bank()
     engine = PerceptronEngine(bank, problem.x, problem.labels)
     return Contestant(lambda order: engine.run_(order, 1.0), lambda: [bank.weight, bank.bias])
+
+
+def distortion(problem: Problem, *, compiled: bool = True) -> Contestant:
+    """``Distortion``; its "parameters" are the distorted images, at first the images."""
+    found = [problem.x]
+
+    def train(order: Tensor) -> None:
+        found[0] = Distortion()(problem.x, seed=SEED, epoch=0, indices=order, compiled=compiled)
+
+    return Contestant(train, lambda: found)
 
 
 class _EpochEnds:

@@ -93,6 +93,9 @@ class AccuracyProblem(Problem):
         return torch.tensor([seed])
 
 
+DISTORTED = 12_000  # images that are distorted at a time
+
+
 class Images:
     """MNIST, read and verified when it is first needed, and downloaded where it is missing."""
 
@@ -132,6 +135,11 @@ class Images:
         """98 % of the test images."""
         return AccuracyProblem(*self.train, *self._scaled("test"))
 
+    def to_distort(self) -> Problem:
+        """The first of the training images, as bytes."""
+        images, labels = self.splits["train"]
+        return Problem(images[:DISTORTED].flatten(1), labels[:DISTORTED])
+
 
 def blobs(n: int, density: float) -> Tensor:
     """Return made-up images in 256 levels from 0 to 1, (n, 784); this share of each is not zero, in blobs."""
@@ -149,6 +157,7 @@ PROBLEMS: dict[str, Callable[[Images, bool], Problem]] = {
     "chapter, float64": lambda images, quick: images.chapter(torch.float64),
     "perceptrons": lambda images, quick: images.perceptrons(),
     "accuracy": lambda images, quick: images.accuracy(),
+    "bytes": lambda images, quick: images.to_distort(),
     "no samples": lambda images, quick: Problem(torch.zeros(1, 1), torch.zeros(1)),
 }
 """What makes each problem, given the images and whether the run is a quick one."""

@@ -111,7 +111,7 @@ def fit_exponents(rows: Sequence[Row], axis: str) -> None:
     timed[-1].add_note(f"seconds grow as {axis}^{last['ours_exponent']:.2f}, the peer's ^{last['peer_exponent']:.2f}")
 
 
-# Widths, threads and momentum; densities
+# Widths, threads and momentum; densities; distortions
 
 
 def measure_sizes(session: Session, task: str, comparisons: Sequence[Comparison], repeats: int) -> None:
@@ -137,6 +137,25 @@ def measure_densities(session: Session, task: str, comparisons: Sequence[Compari
         changes = {"x": blobs(n, density)}
         for row in measure_point(session, task, comparison, f"density {density:g}", changes, repeats, samples=n):
             row.figures |= {"density": density}
+            session.add(row)
+
+
+def measure_distortions(session: Session, task: str, comparisons: Sequence[Comparison], repeats: int) -> None:
+    """Add rows for one thread and for all, with the images a second of both sides."""
+    (comparison,) = comparisons
+    problem = session.problem(comparison.problem)
+    for threads in sorted({1, session.threads}):
+        where = f"{threads} thread{'s' * (threads > 1)}"
+        with ExitStack() as stack:
+            named = replace(comparison, ours=f"{comparison.ours}, {where}")
+            pairs = prepare(session, stack, task, named, problem, threads=threads)
+            take_turns(session, f"{task}, {where}", pairs, repeats_of(session, repeats))
+        for row, _, _ in pairs:
+            row.threads, row.figures = threads, {"threads": threads}
+            if row.ours_seconds and row.peer_seconds:
+                ours, peer = (len(problem.x) / seconds for seconds in (row.ours_seconds, row.peer_seconds))
+                row.figures |= {"ours_images_per_second": ours, "peer_images_per_second": peer}
+                row.add_note(f"{ours:,.0f} images a second, the peer {peer:,.0f}")
             session.add(row)
 
 

@@ -141,6 +141,22 @@ SIZES = Comparison("engine", ENGINE, "softmax", [EAGER], tolerance=0.02)
 # Of 130,000 ReLU units in a step, one may stand so close to 0 that rounding decides on which side, and soon many do.
 GRID = Comparison("engine", ENGINE, "softmax", [JAX, EAGER, *PRODUCTS], batches=3)
 BUSY = Comparison("engine", ENGINE, "softmax", [EAGER, Peer("engine, 1 thread", {"": ENGINE}, process={"threads": 1})])
+# A pixel that is one level off in ten thousand, by rounding, gives 1e-4, and one that is 60 levels off does, too.
+DISTORTIONS = Comparison(
+    "Distortion",
+    Make("benchmarks.ours:distortion"),
+    "bytes",
+    [
+        Peer("torch: the same by grid_sample", {"": Make("benchmarks.ours:distortion", {"compiled": False})}),
+        replace(
+            peer("torchvision: ElasticTransform, RandomAffine", "torchvision_images:transforms", samples=100),
+            trains=False,
+        ),
+    ],
+    batches=None,
+    tolerance=1e-4,
+    results="images",
+)
 IMPORTS = Comparison(IMPORT, Make("benchmarks.ours:statement", {"text": IMPORT}), "no samples", [LIBRARIES_PEER])
 
 TASKS = {
@@ -185,6 +201,13 @@ TASKS = {
         5,
         "named",
         sweeps.measure_wide,
+    ),
+    "distortion": Task(
+        "images distorted, by one thread and by all; torchvision's time is that of 100, scaled up",
+        [DISTORTIONS],
+        7,
+        "named",
+        sweeps.measure_distortions,
     ),
     "busy": Task("an epoch beside a process that keeps a core busy", [BUSY], 5, "named", sweeps.measure_busy),
 }

@@ -39,7 +39,7 @@ class ResidentLoader:
     itself; the last of an epoch is shorter.
 
     Args:
-        images: N samples, floating point, (N, …).
+        images: N samples, floating point, (N, …); of any dtype where ``changed`` gives others.
         labels: int64, (N,), on the device of ``images``.
         batch_size: B, samples per step and process.
         shuffle: whether to draw a new order for every epoch.
@@ -49,6 +49,7 @@ class ResidentLoader:
         chunk: how many mini-batches a Chunk has, on one process; None yields mini-batches.
         changed: gives the images of an epoch, such as distorted ones, from the seed and the epoch, counted from 0. They
             have the shape of ``images``, in whose place they are.
+        change: what ``changed`` does, in words. Within an epoch, a state that was saved with another is refused.
 
     Raises:
         ArgumentError: an argument is not as above; the error names it.
@@ -73,8 +74,11 @@ class ResidentLoader:
         world_size: int = 1,
         chunk: int | None = None,
         changed: Callable[[int, int], Tensor] | None = None,
+        change: str | None = None,
     ) -> None:
-        _check_samples(images, labels)
+        _check_samples(images, labels, any_dtype=changed is not None)
+        if changed is None and change is not None:
+            raise ArgumentError("change", f"must be None without changed, got {change!r}")
         check_at_least("batch_size", batch_size, 1)
         check_at_least("seed", seed, 0)
         check_at_least("world_size", world_size, 1)
@@ -87,7 +91,7 @@ class ResidentLoader:
                 raise ArgumentError("chunk", f"must be None for {world_size} processes, got {chunk}")
         self.batch_size, self.chunk = batch_size, chunk
         self._each = batch_size * (chunk or 1)  # samples of what is yielded at a time
-        self._images, self._labels, self._changed = images, labels, changed
+        self._images, self._labels, self._changed, self._change = images, labels, changed, change
         self._seed, self._images_of = seed, (-1, -1)  # the seed and the epoch that changed images are of
         self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
         self._generator = torch.Generator().manual_seed(seed)
@@ -155,11 +159,10 @@ class ResidentLoader:
         own = self._own(self._permutation).to(self._images.device)
         if self.chunk is not None:
             return own
+        images = self.images
         if self._buffers is None:
             with torch.inference_mode(False):  # or no later epoch could write to them
-                shape = len(own), *self._images.shape[1:]
-                self._buffers = self._images.new_empty(shape), self._labels.new_empty(len(own))
-        images = self.images
+                self._buffers = images.new_empty(len(own), *images.shape[1:]), self._labels.new_empty(len(own))
         if self._buffers[0] is not images:
             torch.index_select(images, 0, own, out=self._buffers[0])
             torch.index_select(self._labels, 0, own, out=self._buffers[1])
@@ -172,10 +175,10 @@ class ResidentLoader:
         own_full = full.view(n_full, self._world_size, self.batch_size)[:, self._rank]  # (n_full, B)
         return torch.cat((own_full.flatten(), tail.tensor_split(self._world_size)[self._rank]))
 
-    def state_dict(self) -> dict[str, int | Tensor | None]:
+    def state_dict(self) -> dict[str, int | str | Tensor | None]:
         """The position, the order of this epoch and the state of the generator; the same on all ranks.
 
-        The values are ints, bools and CPU tensors, so ``torch.load(weights_only=True)`` reads them.
+        The values are ints, bools, strings and CPU tensors, so ``torch.load(weights_only=True)`` reads them.
         """
         return self._identity() | {
             "position": self._position,
@@ -188,7 +191,7 @@ class ResidentLoader:
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Restore the position of a loader with the same arguments; rank, device and seed may differ.
 
-        At the end of an epoch, batch size and chunk may differ, too.
+        At the end of an epoch, batch size, chunk and change may differ, too.
 
         Raises:
             ArgumentError: the state is of a loader with another number of samples, world size or shuffling, or is not
@@ -225,7 +228,7 @@ class ResidentLoader:
         self._resumes = True
         self._iterators += 1
 
-    def _identity(self) -> dict[str, int | Tensor | None]:
+    def _identity(self) -> dict[str, int | str | Tensor | None]:
         """The arguments that must be equal for a saved position to mean the same batches."""
         return {
             "n_samples": len(self._images),
@@ -233,6 +236,7 @@ class ResidentLoader:
             "world_size": self._world_size,
             "shuffle": self._shuffle,
             "chunk": self.chunk,
+            "change": self._change,
         }
 
 
@@ -267,8 +271,11 @@ class CopiesLoader:
             yield Copies(torch.stack([images, *(self._copy(k, indices) for k in range(self._n_copies))])), labels
 
 
-def _check_samples(images: Tensor, labels: Tensor) -> None:
-    check_tensors(images=(images, "..."))
+def _check_samples(images: Tensor, labels: Tensor, any_dtype: bool) -> None:
+    if not any_dtype:
+        check_tensors(images=(images, "..."))
+    elif not isinstance(images, Tensor):
+        raise ArgumentError("images", f"must be a torch.Tensor, got {type(images).__name__}")
     if images.ndim == 0 or len(images) == 0:
         raise ArgumentError("images", f"must hold at least one sample, got the shape {tuple(images.shape)}")
     if not isinstance(labels, Tensor):

@@ -9,12 +9,13 @@ from nnlab.displays.activation import ActivationDisplay
 from nnlab.displays.curves import ErrorsPerEpochDisplay, TrainingCurvesDisplay
 from nnlab.displays.regions import DecisionRegionsDisplay
 from nnlab.displays.style import Display, save_picture
-from nnlab.displays.tiles import WeightTilesDisplay, WrongDigitsDisplay
+from nnlab.displays.tiles import DistortedDigitsDisplay, WeightTilesDisplay, WrongDigitsDisplay
 
 __all__ = [
     "ActivationDisplay",
     "DecisionRegionsDisplay",
     "Display",
+    "DistortedDigitsDisplay",
     "ErrorsPerEpochDisplay",
     "TrainingCurvesDisplay",
     "WeightTilesDisplay",

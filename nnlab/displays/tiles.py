@@ -1,4 +1,4 @@
-"""Images in a grid: digits that a network misreads, and the weights of its first layer."""
+"""Images in a grid: digits that a network misreads, distorted digits, and the weights of a first layer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 from typing import Any, Self
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from nnlab.data import Distortion
 from nnlab.displays.style import COLORS, GRID, INK, LABEL, SMALL, TITLE, Display, fitted_attribute, to_array
 from nnlab.validation import ArgumentError, check_at_least
 
@@ -103,6 +105,73 @@ class WrongDigitsDisplay(Display):
         share = f"{self.n_wrong:,} of {self.n_samples:,} wrong ({self.n_wrong / max(1, self.n_samples):.2%})"
         shown = f"; the first {n}" if n < self.n_wrong else ""
         ax.set_title(f"{share}{shown}: target → prediction", fontsize=TITLE)
+
+
+class DistortedDigitsDisplay(Display):
+    """A row for each image: the image, and then distortions of it, one of each epoch.
+
+    Args:
+        images: (n, H, W).
+        distorted: their distortions, (n, epochs, H, W).
+    """
+
+    def __init__(self, *, images: ArrayLike, distorted: ArrayLike) -> None:
+        self.images, self.distorted = to_array("images", images, 3), to_array("distorted", distorted, 4)
+        (n, height, width), shape = self.images.shape, self.distorted.shape
+        if not n:
+            raise ArgumentError("images", "must have at least one image")
+        if (shape[0], *shape[2:]) != (n, height, width) or not shape[1]:
+            raise ArgumentError("distorted", f"must be ({n}, epochs, {height}, {width}), got {shape}")
+        self.size = max(0.75 * shape[1] + 1.1, 3.6), 0.75 * n * height / width + 0.7  # wide enough for the title
+
+    @classmethod
+    def from_images(
+        cls,
+        images: ArrayLike,
+        distortion: Distortion = Distortion(),  # noqa: B008 - it is frozen
+        *,
+        seed: int = 0,
+        n_distortions: int = 9,
+        ax: Axes | None = None,
+    ) -> Self:
+        """Distort images as the first epochs of a training would, and draw them.
+
+        Args:
+            images: uint8, (N, S, S), or flat, (N, S²).
+            distortion: what distorts them.
+            seed: of the distortions.
+            n_distortions: how many of each image.
+            ax: the axes to draw into; a new figure when None.
+
+        Raises:
+            ArgumentError: an argument is not as above, or there is no image.
+        """
+        check_at_least("n_distortions", n_distortions, 1)
+        given = torch.tensor(to_array("images", images))
+        found = torch.stack([distortion(given, seed=seed, epoch=epoch) for epoch in range(n_distortions)], 1)
+        if given.ndim == 2:
+            side = math.isqrt(given.shape[1])
+            given, found = given.view(-1, side, side), found.view(-1, n_distortions, side, side)
+        return cls(images=given, distorted=found).plot(ax)
+
+    def _draw(self, ax: Axes) -> None:
+        n, n_epochs, height, width = self.distorted.shape
+        step_x, step_y, apart = 1.08 * width, 1.08 * height, 0.2 * width  # the images stand apart from the rest
+        for k in range(n_epochs + 1):
+            left = k * step_x + apart * (k > 0)
+            column = self.distorted[:, k - 1] if k else self.images
+            for row, image in enumerate(column):
+                extent = left, left + width, row * step_y + height, row * step_y
+                ax.imshow(image, cmap="gray_r", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+                color = GRID if k else COLORS[0]
+                ax.add_patch(Rectangle((left, row * step_y), width, height, fill=False, edgecolor=color, linewidth=0.8))
+            heading = f"epoch {k - 1}" if k else "image"
+            ax.text(left + width / 2, -0.06 * height, heading, color=INK, ha="center", va="bottom", fontsize=SMALL)
+        ax.set_xlim(-0.05 * width, n_epochs * step_x + apart + 1.05 * width)
+        ax.set_ylim((n - 1) * step_y + 1.05 * height, -0.36 * height)
+        ax.set_aspect("equal")
+        ax.axis("off")
+        ax.set_title(f"{n} image{'s' * (n > 1)}, distorted anew in each epoch", fontsize=TITLE)
 
 
 class WeightTilesDisplay(Display):

@@ -85,7 +85,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.chunk, self.scaling, self.seed, self.copies = chunk, scaling, seed, copies
         self.in_features, self.n_classes = spec.in_features, spec.n_classes
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
-        self._pixels: dict[str, Tensor] = {}  # uint8, from 0 to 255, where they are to be distorted
+        self._pixels: dict[str, Tensor] = {}  # uint8, from 0 to 255, of the images that are to be distorted
         self._train_loader: ResidentLoader | None = None
 
     @property
@@ -112,9 +112,12 @@ class MNISTDataModule(L.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         images, labels = load(self.data_name, self.root, splits=[split])[split]
         images, most = images.to(device).flatten(1), SPECS[self.data_name].max_pixel
-        self._tensors[split] = self._scaled(images, most), labels.to(device)
+        pixels = images
+        if self.distort and split == "train":  # these are scaled when they have been distorted
+            pixels, images = images.tensor_split([len(images) - self.val_size])
         if self.distort and (split == "train" or self.copies):
-            self._pixels[split] = images if most == 255 else (images * (255 / most)).round().to(torch.uint8)
+            self._pixels[split] = pixels if most == 255 else (pixels * (255 / most)).round().to(torch.uint8)
+        self._tensors[split] = self._scaled(images, most), labels.to(device)
 
     def _scaled(self, images: Tensor, most: int) -> Tensor:
         """Pixels from 0 to ``most`` as the model takes them, (N, I)."""
@@ -127,11 +130,8 @@ class MNISTDataModule(L.LightningDataModule):
             x *= SPECS[self.data_name].max_pixel / most
         return x
 
-    def _distorted(self, n: int, as_bytes: bool) -> Callable[[int, int], Tensor] | None:
-        """The training images of an epoch, scaled, or as bytes; None where they are as they are."""
-        if not (self.distort and "train" in self._pixels):
-            return None
-        distort, pixels = self.distort, self._pixels["train"][:n]
+    def _distorted(self, distort: Distortion, pixels: Tensor, as_bytes: bool) -> Callable[[int, int], Tensor]:
+        """The training images of an epoch, scaled, or as bytes."""
 
         def of_epoch(seed: int, epoch: int) -> Tensor:
             images = distort(pixels, seed=seed, epoch=epoch)
@@ -144,14 +144,15 @@ class MNISTDataModule(L.LightningDataModule):
         x, labels = self._tensors["train"]
         model = self.trainer.lightning_module if self.trainer else None
         by_engine = isinstance(model, Classifier) and model.use_engine()
-        n = len(x) - self.val_size
+        n = len(labels) - self.val_size
         seed = torch.initial_seed() if self.seed is None else self.seed
         if self.trainer:
             seed = self.trainer.strategy.broadcast(seed)  # every process must draw the same order
         chunk = self.chunk if by_engine else None
         if self._train_loader is None or self._train_loader.chunk != chunk:  # reloaded, it goes on with its orders
-            as_bytes = by_engine and isinstance(model, LitMLP) and self.scaling == "unit"
-            changed = self._distorted(n, as_bytes)
+            as_bytes, changed = by_engine and isinstance(model, LitMLP) and self.scaling == "unit", None
+            if self.distort:
+                x, changed = self._pixels["train"], self._distorted(self.distort, self._pixels["train"], as_bytes)
             self._train_loader = self._loader(x[:n], labels[:n], self.batch_size, seed, chunk, changed)
         return self._train_loader
 
@@ -191,7 +192,7 @@ class MNISTDataModule(L.LightningDataModule):
         changed: Callable[[int, int], Tensor] | None = None,
     ) -> ResidentLoader:
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        shuffle = seed is not None
+        shuffle, change = seed is not None, f"distort by {self.distort}" if changed else None
         return ResidentLoader(
-            x, labels, batch_size, shuffle=shuffle, seed=seed or 0, chunk=chunk, changed=changed, **ranks
+            x, labels, batch_size, shuffle=shuffle, seed=seed or 0, chunk=chunk, changed=changed, change=change, **ranks
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import ours
-from benchmarks.peers import lightning_mlp, numpy_mlp, sklearn_models, torch_models
+from benchmarks.peers import lightning_mlp, numpy_mlp, sklearn_models, torch_models, torchvision_images
 from benchmarks.problems import AccuracyProblem, Problem
 from nnlab.ops import perceptron_rule
 from tests.benchmarks.conftest import mlp_problem, perceptron_problem
@@ -58,6 +58,14 @@ def test_momentum():
 def test_jax(gather):
     jax_mlp = pytest.importorskip("benchmarks.peers.jax_mlp", exc_type=ImportError)
     assert_trains_as_ours(partial(jax_mlp.jax_mlp, gather=gather), mlp_problem(torch.float32))
+
+
+def test_torchvisions_distortions_are_timed_on_some_of_the_images(monkeypatch):
+    images = torch.full((40, 784), 255, dtype=torch.uint8)
+    contestant = torchvision_images.transforms(Problem(images, torch.zeros(40)), samples=10)
+    clock = iter((5.0, 8.0))
+    monkeypatch.setattr(torchvision_images.time, "perf_counter", lambda: next(clock))
+    assert contestant.seconds(torch.arange(40)) == 12.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -15,6 +15,7 @@ from benchmarks.peers.torch_models import products
 from benchmarks.problems import blobs
 from benchmarks.process import Make
 from benchmarks.tasks import TASKS, Task
+from nnlab.data import Distortion
 from tests.benchmarks.conftest import mlp_problem
 from tests.tolerances import assert_close
 
@@ -57,6 +58,26 @@ def test_densities(run):
     rows, _ = run("density", "--before", ".", eager=3.0)
     assert [row["density"] for row in rows[::2]] == [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
     assert [row["peer"] for row in rows[:2]] == ["eager", f"engine before: {Path(__file__).parents[2].name}"]
+
+
+def test_distortions(run, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    rows, _ = run("distortion", ours=2.0, torch=4.0)
+    assert [(row["ours"], row["threads"]) for row in rows] == [("engine, 1 thread", 1), ("engine, 2 threads", 2)]
+    assert (rows[0]["ours_images_per_second"], rows[0]["peer_images_per_second"]) == (200, 100)
+    assert rows[0]["note"] == "200 images a second, the peer 100"
+
+
+@pytest.mark.usefixtures("here", "mnist")
+def test_distorted_images_are_compared(monkeypatch, capsys):
+    assert main(["--task", "distortion", "--quick", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"][:2]
+    assert [row["compared"] for row in rows] == ["images after one epoch", ""]
+    assert rows[0]["difference"] <= 1e-4
+    numbers = Distortion.numbers
+    monkeypatch.setattr(Distortion, "numbers", lambda *given: [part + 1e-3 for part in numbers(*given)])
+    assert main(["--task", "distortion", "--quick", "--json"]) == 0
+    assert "its images differ from ours by" in json.loads(capsys.readouterr().out)["rows"][0]["note"]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 1.0])

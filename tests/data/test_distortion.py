@@ -94,6 +94,18 @@ def test_without_limits_nothing_changes(compiled):
     assert torch.equal(NONE(x.flatten(1), seed=0, epoch=0, compiled=compiled), x.flatten(1))
 
 
+@pytest.mark.parametrize("side", [2, 3, 15, 62, 70])
+def test_rows_may_be_shorter_and_longer_than_a_piece(side):
+    x = images(20, side)
+    difference = Distortion()(x, seed=0, epoch=0).int() - Distortion()(x, seed=0, epoch=0, compiled=False).int()
+    assert difference.abs().max() <= 1
+
+
+def test_places_that_overflow_are_read_from_the_border():
+    limits = Distortion(shift=3e38, elastic=3e38)  # ∞ − ∞ is no number
+    assert limits(images(200, 28), seed=0, epoch=0).float().mean() < 255
+
+
 def test_on_a_device_torch_computes_the_same(device):
     x = images(100, 28)
     found = Distortion()(x.to(device), seed=0, epoch=0)

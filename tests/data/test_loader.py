@@ -333,6 +333,26 @@ def test_a_position_within_an_epoch_is_of_one_batch_size_and_one_chunk():
             make(23, 4, **own).load_state_dict(state)
 
 
+def test_a_position_within_an_epoch_is_of_one_change():
+    def changed(change=None):
+        images, options = torch.zeros(23, 2, dtype=torch.uint8), {"shuffle": True, "change": change}
+        return ResidentLoader(images, torch.arange(23), 3, changed=lambda seed, epoch: images + 0.5, **options)
+
+    loader = changed("a blur")
+    assert next(iter(loader))[0].tolist() == [[0.5, 0.5]] * 3  # of the changed images' dtype
+    within = loader.state_dict()
+    changed("a blur").load_state_dict(within)
+    for other, own in ((changed("a turn"), "a turn"), (changed(), None)):
+        with pytest.raises(ArgumentError, match=f"^state_dict must have change = {own} within an epoch, got a blur$"):
+            other.load_state_dict(within)
+    batches(loader)
+    changed("a turn").load_state_dict(loader.state_dict())
+    with pytest.raises(ArgumentError, match=r"^change must be None without changed, got 'a blur'$"):
+        ResidentLoader(torch.zeros(3, 2), torch.arange(3), 1, shuffle=True, change="a blur")
+    with pytest.raises(ArgumentError, match=r"^images must be a torch\.Tensor, got list$"):
+        ResidentLoader([], torch.arange(3), 1, shuffle=True, changed=lambda seed, epoch: torch.zeros(3, 2))
+
+
 def test_the_end_of_an_epoch_is_the_same_for_all_batch_sizes_and_chunks():
     twin = make(23, 3)
     epoch(twin)

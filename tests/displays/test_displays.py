@@ -18,9 +18,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nnlab import NeuralNetMLP
+from nnlab.data import Distortion
 from nnlab.displays import (
     ActivationDisplay,
     DecisionRegionsDisplay,
+    DistortedDigitsDisplay,
     ErrorsPerEpochDisplay,
     TrainingCurvesDisplay,
     WeightTilesDisplay,
@@ -62,6 +64,7 @@ DRAWN = {
     "curves": lambda ax: TrainingCurvesDisplay.from_eval({"cost": [3.0, 2.0]}, ax=ax),
     "activation": lambda ax: ActivationDisplay.from_name("tanh", ax=ax),
     "wrong": lambda ax: WrongDigitsDisplay.from_predictions(np.zeros((3, 2, 2)), [1, 2, 3], [1, 0, 0], ax=ax),
+    "distorted": lambda ax: DistortedDigitsDisplay.from_images(np.zeros((2, 8, 8), np.uint8), n_distortions=2, ax=ax),
     "tiles": lambda ax: WeightTilesDisplay.from_weights(np.eye(4), ax=ax),
 }
 
@@ -220,6 +223,25 @@ def test_no_wrong_digits_is_a_picture_too() -> None:
     display.figure_.canvas.draw()
 
 
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray])
+def test_distorted_digits(kind: Any, flat: bool) -> None:
+    images = RNG.integers(0, 256, (3, 8, 8), np.uint8)
+    distortion = Distortion(30, 0, 0, 1, 1)
+    given = kind(images.reshape(3, 64) if flat else images)
+    display = DistortedDigitsDisplay.from_images(given, distortion, seed=5, n_distortions=4)
+    np.testing.assert_array_equal(display.images, images)
+    for epoch in range(4):
+        expected = distortion(torch.from_numpy(images), seed=5, epoch=epoch)
+        np.testing.assert_array_equal(display.distorted[:, epoch], expected)
+    drawn = [np.asarray(i.get_array()) for i in display.ax_.images]
+    columns = [display.images, *display.distorted.swapaxes(0, 1)]
+    np.testing.assert_array_equal(drawn, np.concatenate(columns))
+    assert all(i.get_clim() == (0, 255) for i in display.ax_.images)  # a pale image stays pale
+    assert [t.get_text() for t in display.ax_.texts] == ["image", "epoch 0", "epoch 1", "epoch 2", "epoch 3"]
+    assert display.ax_.get_title() == "3 images, distorted anew in each epoch"
+
+
 def test_weight_tiles() -> None:
     weights = RNG.normal(size=(6, 5))  # 6 pixels, 5 units
     for estimator in (
@@ -304,6 +326,19 @@ def test_weights_of_zero_are_white() -> None:
         (
             lambda: WeightTilesDisplay.from_weights(np.zeros((6, 2)), shape=(2, 2)),
             "shape must have 6 pixels, got 2 × 2",
+        ),
+        (
+            lambda: DistortedDigitsDisplay(images=np.zeros((2, 4, 4)), distorted=np.zeros((2, 3, 4, 5))),
+            "distorted must be (2, epochs, 4, 4), got (2, 3, 4, 5)",
+        ),
+        (
+            lambda: DistortedDigitsDisplay.from_images(np.zeros((0, 4, 4), np.uint8)),
+            "images must have at least one image",
+        ),
+        (lambda: DistortedDigitsDisplay.from_images(np.zeros((2, 4, 4))), "images must be uint8, (N, S, S) or (N, S²)"),
+        (
+            lambda: DistortedDigitsDisplay.from_images(np.zeros((2, 4, 4), np.uint8), n_distortions=0),
+            "n_distortions must be",
         ),
         (lambda: WeightTilesDisplay.from_estimator(SimpleNamespace()), "must be fitted and have w_h or coefs_"),
     ],

@@ -334,6 +334,16 @@ def test_a_run_goes_on_with_other_batches_at_the_end_of_an_epoch_alone(fitted):
     assert line.endswith("must have batch_size = 5 within an epoch, got 32 (--ckpt_path)")
 
 
+def test_a_run_goes_on_with_other_distortions_at_the_end_of_an_epoch_alone(fitted):
+    fit(*smoke("--data.distort.shift=1", "--trainer.max_epochs=2", f"--ckpt_path={fitted}"))
+    fit(*smoke("--data.distort.shift=1", "--trainer.max_steps=50", "--trainer.default_root_dir=part"))
+    (kept,) = Path("part").rglob("last.ckpt")
+    ended = nnlab("fit", *smoke("--data.distort.shift=2", f"--ckpt_path={kept}"))
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert re.search(r"must have change = distort by .*shift=2.* within an epoch, got distort by .*shift=1.*", line)
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_no_checkpoint_to_be_found(command):
     message = refused("--config", SMOKE, command=command)

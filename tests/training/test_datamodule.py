@@ -171,6 +171,15 @@ def test_the_images_of_each_epoch_are_distorted_anew_and_those_of_validation_nev
         assert torch.equal(ours[0], theirs[0])
 
 
+def test_distorted_images_are_held_as_bytes_alone(monkeypatch):
+    scaled, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *given, **named: scaled.append((len(x), given)) or to(x, *given))
+    data = digits(40, 8, distort=MILD)
+    data.prepare_data()
+    data.setup("fit")
+    assert [n for n, (kind, *_) in scaled if kind == torch.get_default_dtype()] == [data.val_size]
+
+
 @pytest.mark.parametrize("make", [partial(LitMLP, hidden=[8]), LitPerceptron], ids=["MLP", "perceptron"])
 @pytest.mark.parametrize("scaling", ["unit", "bipolar", "raw"])
 def test_the_engine_trains_on_the_same_distorted_images(tmp_path, make, scaling):
