@@ -2,8 +2,8 @@
 
 A digit's width is that of its bounding box, stretched by bilinear interpolation about the centre; 0 leaves the digits
 as they are. Each network trains on random distortions, other ones in each epoch, at a rate that falls linearly to 0.
-The networks are kept in --out: a second run goes on with those that are missing. The accuracy on the test images is
-appended to benchmarks/accuracy.csv.
+The networks are kept in --out: a second run goes on with those that are missing. The accuracies are appended to
+benchmarks/accuracy.csv; there, seconds are of computing, on all threads together.
 
 Source: Cireşan, Meier, Gambardella and Schmidhuber (2011), Handwritten digit recognition with a committee of deep
 neural nets on GPUs.
@@ -15,10 +15,11 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import score
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -31,8 +32,8 @@ from nnlab.networks import MLP
 from nnlab.validation import ArgumentError, check_at_least
 
 HOLDS = 100  # mini-batches between two changes of the rate
-BATCH, N_VALID = 100, 5000
-DISTORTION = Distortion(rotation=12, scale=0.12, shear=0.1, shift=1.5, elastic=2)
+BATCH = 100
+DISTORTION = Distortion()
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def of_width(images: Tensor, width: int) -> Tensor:
     return (stretched[:, 0] + 0.5).to(torch.uint8)
 
 
-def train(member: Member, path: Path, threads: int) -> float:
-    """Train a member, and keep its weights; the seconds that it took."""
+def train(member: Member, path: Path, threads: int) -> None:
+    """Train a member, and keep its weights and the seconds of computing, on all threads together."""
     torch.set_num_threads(threads)
     images, labels = load("mnist", splits=["train"])["train"]
     images = of_width(images, member.width).flatten(1)
-    n = len(images) - N_VALID
+    n = len(images) - len(images) // 12  # the rest is for validation, as in the recipes
     images, labels, network = images[:n].contiguous(), labels[:n], member.network()
-    began, orders = time.perf_counter(), torch.Generator().manual_seed(member.seed)
+    began, orders = time.process_time(), torch.Generator().manual_seed(member.seed)
     parameters = [*network.parameters()]
     engine = MLPEngine(parameters, network.activations, "softmax_cross_entropy", images, labels, batch_size=BATCH)
     for epoch in range(member.epochs):
@@ -90,12 +91,14 @@ def train(member: Member, path: Path, threads: int) -> float:
         for start in range(0, n, HOLDS * BATCH):
             done = (epoch + start / n) / member.epochs
             rate = Descent(member.lr * (1 - done), momentum=0.9, weight_decay=1e-5)
-            engine.run_(order[start : start + HOLDS * BATCH], rate)
-    seconds = time.perf_counter() - began
+            run = engine.run_(order[start : start + HOLDS * BATCH], rate)
+        if (epoch + 1) % max(1, member.epochs // 10) == 0:
+            loss = float(run.losses.mean()) * BATCH
+            print(f"{member.file}: epoch {epoch + 1}/{member.epochs}, loss {loss:.4f}", flush=True)
+    seconds = time.process_time() - began
     buffer = io.BytesIO()
     torch.save({"member": asdict(member), "seconds": seconds, "weights": network.state_dict()}, buffer)
     write_whole(path, buffer.getvalue())
-    return seconds
 
 
 @torch.no_grad()
@@ -124,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first network; the next has the next")
     parser.add_argument("--copies", type=int, default=16, help="distorted copies of an image that are averaged")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="networks that are trained at a time")
+    parser.add_argument("--log", type=Path, default=score.LOG, help="the file to append to")
     parser.add_argument("--out", type=Path, default=Path("runs/committee"), help="the folder for the networks")
     options = parser.parse_args(argv)
     try:
@@ -142,17 +146,33 @@ def main(argv: list[str] | None = None) -> None:
     paths = {member: options.out / member.file for member in members}
     missing = [member for member in members if not paths[member].exists()]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        runs = {pool.submit(train, member, paths[member], threads): member for member in missing}
-        for run in as_completed(runs):
-            print(f"trained {runs[run].file} in {run.result():.0f} s", flush=True)
+    if options.jobs == 1:
+        for member in missing:
+            train(member, paths[member], threads)
+    else:
+        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+            for run in [pool.submit(train, member, paths[member], threads) for member in missing]:
+                run.result()
 
-    splits = load("mnist")
-    images, labels = splits["train"][0][-N_VALID:], splits["train"][1][-N_VALID:]
-    said = [probabilities(member, paths[member], images, options.copies) for member in members]
-    for member, own in zip(members, said, strict=True):
-        print(f"{member.file}: validation {share_right([own], labels):.2%}")
-    print(f"committee of {len(members)}: validation {share_right(said, labels):.2%}")
+    splits, before = load("mnist"), score.load()
+    n_valid = len(splits["train"].images) // 12
+    parts = {"val": [part[-n_valid:] for part in splits["train"]], "test": [*splits["test"]]}
+    said = {
+        part: [probabilities(member, paths[member], images, options.copies) for member in members]
+        for part, (images, _) in parts.items()
+    }
+    seconds = [torch.load(path, weights_only=True)["seconds"] for path in paths.values()]
+    names = [member.file.removesuffix(".pt") for member in members]
+    singles = [(name, [k], spent) for k, (name, spent) in enumerate(zip(names, seconds, strict=True))]
+    for name, whose, spent in [*singles, (f"committee of {', '.join(names)}", [*range(len(names))], sum(seconds))]:
+        row: dict[str, object] = {
+            f"{part}_acc": f"{share_right([said[part][k] for k in whose], labels):.4f}"
+            for part, (_, labels) in parts.items()
+        }
+        row |= {"recipe": f"{name}; {options.copies} copies", "seed": options.seed, "seconds": f"{spent:.0f}"}
+        row |= {"threads": 1, "load_before": before, "load_after": score.load()}
+        score.append(row, options.log)
+        print(*(f"{key} {value}" for key, value in row.items()), sep=", ", flush=True)
 
 
 if __name__ == "__main__":

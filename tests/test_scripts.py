@@ -1,5 +1,6 @@
 """The scripts train on either device, and their loops are what the command does."""
 
+import csv
 import importlib.util
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from nnlab.networks import MLP, PerceptronBank
 from nnlab.training import read_checkpoint
 from tests.tolerances import TRAJECTORY, assert_close, assert_same
-from tests.training.runs import CONFIGS, REPOSITORY, fit
+from tests.training.runs import CONFIGS, REPOSITORY, fit, small_data_set
 
 NAMES = ["train_mlp", "train_perceptron"]
 
@@ -80,3 +81,44 @@ def test_a_script_explains_its_options(name, capsys):
     out = capsys.readouterr().out
     for option in ("--device", "--data", "--epochs"):
         assert option in out
+
+
+def test_a_committee_is_kept_averaged_and_logged(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    monkeypatch.setenv("NNLAB_DATA", "data")
+    small_data_set(monkeypatch, "mnist", Path("data"), n_train=48, n_test=10)
+    committee = script("committee")
+    arguments = ["--widths", "0", "12", "--hidden", "8", "--epochs", "3", "--copies", "2", "--jobs", "1"]
+    for _ in range(2):  # the second trains nothing
+        committee.main([*arguments, "--out", "kept", "--log", "log.csv"])
+    assert capsys.readouterr().out.count("epoch 3/3") == 2
+    with Path("log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for before, after in zip(rows[:3], rows[3:], strict=True):
+        for key in ("recipe", "seed", "val_acc", "test_acc", "seconds"):
+            assert before[key] == after[key]
+    assert rows[2]["recipe"].startswith("committee of width0-seed0-8-3epochs, width12-seed1-8-3epochs; 2 copies")
+
+
+def test_digits_are_stretched_to_a_width(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    committee, images = script("committee"), torch.zeros(2, 28, 28, dtype=torch.uint8)
+    images[0, 5:20, 3:11] = 200  # 8 columns
+    images[1, 8:9, 20:24] = 100
+    wide = committee.of_width(images, 16)
+    lit = (wide > 50).any(1)
+    assert [(row.int().argmax().item(), row.sum().item()) for row in lit] == [(6, 16), (6, 16)]
+    assert torch.equal((wide > 50).any(2), (images > 50).any(2))
+    assert torch.equal(committee.of_width(images, 0), images)
+
+
+@pytest.mark.slow
+def test_recipes_are_scored_by_turns_and_logged(monkeypatch, capsys):
+    score = script("score")
+    score.main(["smoke", "--seeds", "0", "1", "--log", "log.csv"])
+    with Path("log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["recipe"], row["seed"]) for row in rows] == [("smoke", "0"), ("smoke", "1")]
+    assert all(0.85 < float(row[key]) < 1 for row in rows for key in ("val_acc", "test_acc"))
+    assert "smoke, 2 seeds: val_acc " in capsys.readouterr().out
