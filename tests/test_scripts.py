@@ -122,3 +122,16 @@ def test_recipes_are_scored_by_turns_and_logged(monkeypatch, capsys):
     assert [(row["recipe"], row["seed"]) for row in rows] == [("smoke", "0"), ("smoke", "1")]
     assert all(0.85 < float(row[key]) < 1 for row in rows for key in ("val_acc", "test_acc"))
     assert "smoke, 2 seeds: val_acc " in capsys.readouterr().out
+
+
+def test_wrong_digits_are_drawn_from_predictions(capsys):
+    draw = script("wrong_digits").main
+    Path("predictions.csv").write_text("index,target,prediction\n0,8,8\n1,9,4\n2,0,6\n")
+    draw(["predictions.csv", "--data=digits", "--out=wrong.png"])
+    assert capsys.readouterr().out == "2 of 3 wrong: wrong.png\n"
+    assert Path("wrong.png").read_bytes().startswith(b"\x89PNG")
+    for text in ("index\n5\n", "index,target,prediction\n9999,1,2\n", "a,b,c\n1,2,x\n"):
+        Path("bad.csv").write_text(text)
+        with pytest.raises(SystemExit, match="2"):
+            draw(["bad.csv", "--data=digits", "--out=wrong.png"])
+        assert len(capsys.readouterr().err.splitlines()) == 1
