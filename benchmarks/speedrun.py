@@ -5,7 +5,8 @@ The rules:
 1. The first 55,000 training images are trained on, the last 5,000 are for validation. All are in memory, on the device,
    in the form that the contestant takes, when the clock starts; there is no DataLoader.
 2. The clock runs while a contestant trains, distortions included. A run ends with the first epoch whose validation
-   accuracy is at least the mark. Evaluation is the same for all, and is not on the clock.
+   error is at most 0.8 times that of the mark: the validation images are easier than the test images, and a first epoch
+   is a lucky one. Evaluation is the same for all, and is not on the clock.
 3. The mark counts if every seed reaches it, and the mean test accuracy of those weights reaches it too. The test images
    are used for nothing else.
 4. What is compiled or loaded once is not on the clock: each process trains an epoch of other weights before. How much
@@ -60,13 +61,16 @@ class Recipe(NamedTuple):
         return f"{sizes}, {self.epochs} epochs" + ", distorted" * (self.distortion is not None)
 
 
+# nnlab's test error was 1.1 to 1.2 times its validation error, in ten recipes of seed 100; a mark itself as the goal on
+# validation was missed on the test images by all contestants
+EASIER = 0.8
 RECIPES = {
     97.0: Recipe((512,), 2),
-    98.0: Recipe((512,), 5),
+    98.0: Recipe((512,), 6),
     98.5: Recipe((512,), 6, DISTORTION),
-    99.0: Recipe((512,), 20, DISTORTION),
-    99.2: Recipe((1024, 512), 14, DISTORTION),
-    99.4: Recipe((1024, 512), 56, DISTORTION),
+    99.0: Recipe((512,), 24, DISTORTION),
+    99.2: Recipe((1024, 512), 24, DISTORTION),
+    99.4: Recipe((1024, 512), 80, DISTORTION),
 }
 CONTESTANTS = {
     "nnlab": Make("benchmarks.ours:speedrun"),
@@ -193,16 +197,21 @@ def accuracy(weights: Sequence[Tensor], images: Tensor, labels: Tensor) -> float
     return 100 * int((z.argmax(1) == labels).sum()) / len(labels)
 
 
+def goal_of(mark: float) -> float:
+    """Return the validation accuracy, in per cent, with which a run to a mark ends."""
+    return round(100 - EASIER * (100 - mark), 6)
+
+
 def train_to_mark(
     runner: Any, data: Data, seed: int, mark: float, epochs: int, limit: float, *, test: bool = True
 ) -> Run:
-    """Train until the validation accuracy passes the mark, the epochs are over, or the limit of seconds is passed."""
+    """Train until the goal on the validation images, the end of the epochs, or the limit of seconds."""
     curve, seconds, reached, weights = list[tuple[float, float]](), 0.0, False, list[Tensor]()
     while len(curve) < epochs and seconds <= limit and not reached:
         seconds += float(runner.call("seconds", torch.tensor([seed, len(curve)])))
         weights = runner.call("parameters")
         curve.append((seconds, accuracy(weights, *data.validation)))
-        reached = curve[-1][1] >= mark
+        reached = curve[-1][1] >= goal_of(mark)
     tested = accuracy(weights, *data.test) if test and reached else None
     return Run(seed, seconds, len(curve), reached, curve[-1][1], tested, curve)
 

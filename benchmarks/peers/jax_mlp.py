@@ -115,11 +115,11 @@ def _part(
 
     x, y = images[order], jax.nn.one_hot(labels[order], state[0][-1][1].shape[0])
     if limits is not None:
-        x = _distorted(limits, x.reshape(order.size, -1), key).reshape(x.shape)
+        x = distorted(limits, x.reshape(order.size, -1), key).reshape(x.shape)
     return jax.lax.scan(step, state, (x, y))[0]
 
 
-def _distorted(limits: Distortion, x: Any, key: Any) -> Any:
+def distorted(limits: Distortion, x: Any, key: Any) -> Any:
     """What torch's contestant does to images, (n, S²), by ``map_coordinates``."""
     n, side, basis = len(x), math.isqrt(x.shape[1]), splines(math.isqrt(x.shape[1])).numpy()
     of_maps, of_knots = jax.random.split(key)

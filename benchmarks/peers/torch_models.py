@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 
 import torch
 from torch import Tensor
@@ -50,6 +49,19 @@ def autograd(problem: MLPProblem, *, compiled: str = "") -> Contestant:
     return Contestant(train, lambda: list(network.parameters()))
 
 
+def distorted(images: Tensor, limits: Distortion, u: Tensor, knots: Tensor) -> Tensor:
+    """``Distortion`` of images, (n, S²), from u, (6, n) from -1 to 1, and normal knots, (n, 2, 49)."""
+    side = math.isqrt(images.shape[1])
+    angle, across = math.radians(limits.rotation) * u[0], 2 / (side - 1)  # the grid is from -1 to 1
+    c, s, sheared, t = torch.cos(angle), torch.sin(angle), limits.shear * u[3], limits.shift * across * u[4:]
+    kx, ky = 1 / (1 + limits.scale * u[1]), 1 / (1 + limits.scale * u[2])
+    rows = [c * kx, c * sheared - s * ky, t[0], s * kx, s * sheared + c * ky, t[1]]
+    grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3), [len(images), 1, side, side], align_corners=True)
+    moved = knots * (limits.elastic * across) @ splines(side).to(images.device)
+    grid = grid + moved.view(-1, 2, side, side).permute(0, 2, 3, 1)
+    return grid_sample(images.view(-1, 1, side, side), grid, align_corners=True).flatten(1)
+
+
 AT_ONCE = 1000  # images that are distorted at a time: their grid stays in the cache
 
 
@@ -60,25 +72,14 @@ def speedrun(problem: SpeedrunProblem, *, compiled: bool = False) -> Contestant:
     and an epoch.
     """
     images, network = problem.scaled, problem.network().to_sequential()
-    n, size, side = HOLDS * problem.batch_size, problem.batch_size, math.isqrt(images.shape[1])
-    x, basis = images.new_empty(min(n, len(images)), images.shape[1]), splines(side).to(images.device)
-    limits = astuple(problem.distortion or Distortion())
+    size = problem.batch_size
+    x = images.new_empty(min(HOLDS * size, len(images)), images.shape[1])
     optimizer = torch.optim.SGD(
         network.parameters(), problem.lr, problem.momentum, weight_decay=problem.weight_decay, fused=True
     )
 
     def loss(x: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(network(x), labels)
-
-    def distorted(x: Tensor, u: Tensor, knots: Tensor) -> Tensor:
-        rotation, scale, shear, shift, elastic = limits
-        angle, across = math.radians(rotation) * u[0], 2 / (side - 1)  # the grid is from -1 to 1
-        c, s, sheared = torch.cos(angle), torch.sin(angle), shear * u[3]
-        kx, ky, t = 1 / (1 + scale * u[1]), 1 / (1 + scale * u[2]), shift * across * u[4:]
-        rows = [c * kx, c * sheared - s * ky, t[0], s * kx, s * sheared + c * ky, t[1]]
-        grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3), [len(x), 1, side, side], align_corners=True)
-        moved = (knots * (elastic * across) @ basis).view(-1, 2, side, side).permute(0, 2, 3, 1)
-        return grid_sample(x.view(-1, 1, side, side), grid + moved, align_corners=True).flatten(1)
 
     loss_of = torch.compile(loss, dynamic=False) if compiled else loss
 
@@ -94,20 +95,18 @@ def speedrun(problem: SpeedrunProblem, *, compiled: bool = False) -> Contestant:
             start(seed)
         for part, lr in problem.parts(seed, epoch):
             optimizer.param_groups[0]["lr"] = lr
-            for k, some in enumerate(torch.split(part, AT_ONCE)):
+            for some, out in zip(torch.split(part, AT_ONCE), torch.split(x[: len(part)], AT_ONCE), strict=True):
+                torch.index_select(images, 0, some, out=out)
                 if problem.distortion:
                     u = torch.rand(6, len(some), device=x.device) * 2 - 1
-                    knots = torch.randn(len(some), 2, len(basis), device=x.device)
-                    x[k * AT_ONCE : k * AT_ONCE + len(some)] = distorted(images[some], u, knots)
-                else:
-                    torch.index_select(images, 0, some, out=x[k * AT_ONCE : k * AT_ONCE + len(some)])
+                    out.copy_(distorted(out, problem.distortion, u, torch.randn(len(some), 2, 49, device=x.device)))
             labels = problem.labels[part]
             for batch, target in zip(torch.split(x[: len(part)], size), torch.split(labels, size), strict=True):
                 torch.autograd.backward(loss_of(batch, target))
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-    return Contestant(train, lambda: list(network.parameters()))
+    return Contestant(train, lambda: [p.detach() for p in network.parameters()])
 
 
 def graphed(problem: MLPProblem) -> Contestant:
