@@ -5,10 +5,10 @@ The rules:
 1. The first 55,000 training images are trained on, the last 5,000 are for validation. All are in memory, on the device,
    in the form that the contestant takes, when the clock starts; there is no DataLoader.
 2. The clock runs while a contestant trains, distortions included. A run ends with the first epoch whose validation
-   error is at most 0.8 times that of the mark: the validation images are easier than the test images, and a first epoch
-   is a lucky one. Evaluation is the same for all, and is not on the clock.
+   error is at most 0.85 times that of the mark: the first to pass is a lucky one, and these images are easier up to
+   98.5 %. Evaluation is the same for all, and is not on the clock.
 3. The mark counts if every seed reaches it, and the mean test accuracy of those weights reaches it too. The test images
-   are used for nothing else.
+   are used for nothing else, but for the choice of that factor.
 4. What is compiled or loaded once is not on the clock: each process trains an epoch of other weights before. How much
    longer that took than a second such epoch is stated.
 5. All have the recipe of a mark: layers, epochs, distortion, momentum, weight decay. Learning rate and batch are each
@@ -61,15 +61,15 @@ class Recipe(NamedTuple):
         return f"{sizes}, {self.epochs} epochs" + ", distorted" * (self.distortion is not None)
 
 
-# nnlab's test error was 1.1 to 1.2 times its validation error, in ten recipes of seed 100; a mark itself as the goal on
-# validation was missed on the test images by all contestants
-EASIER = 0.8
+# Chosen once, for all, from nnlab with seed 100: its test error was 1.1 to 1.2 times that on validation up to 98.5 %,
+# and 0.9 to 1.3 times above. With the mark itself as the goal on validation, the test images missed it.
+EASIER = 0.85
 RECIPES = {
     97.0: Recipe((512,), 2),
     98.0: Recipe((512,), 6),
     98.5: Recipe((512,), 6, DISTORTION),
-    99.0: Recipe((512,), 24, DISTORTION),
-    99.2: Recipe((1024, 512), 24, DISTORTION),
+    99.0: Recipe((512,), 30, DISTORTION),
+    99.2: Recipe((1024, 512), 20, DISTORTION),
     99.4: Recipe((1024, 512), 80, DISTORTION),
 }
 CONTESTANTS = {
@@ -323,21 +323,31 @@ class Session:
         """Return the try whose seeds all pass the mark on validation in the shortest time; None where there is none."""
         best, chosen = float("inf"), None
         for lr, batch in TRIES:
-            with ExitStack() as stack:
-                self.progress(f"{mark:g} %: {contestant}, learning rate {lr}, batch {batch}")
-                runner = self.start(stack, contestant, self.problem(RECIPES[mark], lr, batch))
-                warm_up(runner)
-                total = 0.0
-                for seed in seeds:
-                    run = train_to_mark(
-                        runner, self.data, seed, mark, RECIPES[mark].epochs, min(self.limit, best - total), test=False
-                    )
-                    total += run.seconds if run.reached else float("inf")
-                    if total >= best:
-                        break
-                if total < best:
-                    best, chosen = total, (lr, batch)
+            self.progress(f"{mark:g} %: {contestant}, learning rate {lr}, batch {batch}")
+            try:
+                total = self._time_of_try(contestant, RECIPES[mark], mark, lr, batch, seeds, best)
+            except ContestantError as error:  # such as weights that are not finite
+                self.progress(reason(error))
+                continue
+            if total < best:
+                best, chosen = total, (lr, batch)
         return chosen
+
+    def _time_of_try(
+        self, contestant: str, recipe: Recipe, mark: float, lr: float, batch: int, seeds: Sequence[int], best: float
+    ) -> float:
+        """Return the seconds until the last seed has passed the mark; inf where that is longer than the best."""
+        total = 0.0
+        with ExitStack() as stack:
+            runner = self.start(stack, contestant, self.problem(recipe, lr, batch))
+            warm_up(runner)
+            for seed in seeds:
+                limit = min(self.limit, best - total)
+                run = train_to_mark(runner, self.data, seed, mark, recipe.epochs, limit, test=False)
+                total += run.seconds
+                if not run.reached or total >= best:
+                    return float("inf")
+        return total
 
 
 def warm_up(runner: RunnerProcess) -> float:
@@ -499,7 +509,9 @@ def _run(options: argparse.Namespace) -> int:
         if options.tune:
             for mark in marks:
                 for name in contestants:
-                    print(f"    ({name!r}, {mark}): {session.tune(name, mark, options.seeds or TUNING_SEEDS)},")
+                    chosen = session.tune(name, mark, options.seeds or TUNING_SEEDS)
+                    print(f"    ({name!r}, {mark}): {chosen}," if chosen else f"    # {name}, {mark}: no try passes")
+                    sys.stdout.flush()
             return 0
         try:
             for mark in marks:
