@@ -67,7 +67,7 @@ EASIER = 0.85
 RECIPES = {
     97.0: Recipe((512,), 2),
     98.0: Recipe((512,), 6),
-    98.5: Recipe((512,), 6, DISTORTION),
+    98.5: Recipe((512,), 9, DISTORTION),
     99.0: Recipe((512,), 30, DISTORTION),
     99.2: Recipe((1024, 512), 20, DISTORTION),
     99.4: Recipe((1024, 512), 80, DISTORTION),
