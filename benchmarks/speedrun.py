@@ -468,10 +468,12 @@ def plot(results: Results, path: str) -> None:
         ylabel="error, %: validation, and the marks that count",
         grid="both",
     )
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+    errors = sorted({round(100 - row.mark, 6) for row in results.rows})
+    ax.set_yticks(errors, [f"{error:g}" for error in errors])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.margins(x=0.15)
     figure.savefig(path, dpi=150)
 
