@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     def words(self) -> str:
         """The recipe in a few words."""
         sizes = "-".join(map(str, (784, *self.hidden, 10)))
-        return f"{sizes}, {self.epochs} epochs" + ", distorted" * (self.distortion is not None)
+        return f"{sizes}, {self.epochs} epoch{'s' * (self.epochs > 1)}" + ", distorted" * (self.distortion is not None)
 
 
 # Chosen once, for all, from nnlab with seed 100: its test error was 1.1 to 1.2 times that on validation up to 98.5 %,
