@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import NoReturn
 
 import torch
 
-from benchmarks import report
+from benchmarks import report, speedrun
+from benchmarks.command import Parser, Stopped, UserError, answer, check_files, replace_file
 from benchmarks.measure import LOOK, QUIET, Session, other_load
 from benchmarks.process import STAT
 from benchmarks.report import Results, Row
 from benchmarks.tasks import TASKS
-from nnlab.data import DataError
 from nnlab.validation import ArgumentError, resolve_device
 
 DESCRIPTION = """\
@@ -40,6 +36,8 @@ EPILOG = "\n".join(
         "JAX comes with pip install 'nnlab[bench]'; without it, its rows say so.",
         "Ctrl-C keeps the rows that were measured, in the files too.",
         "",
+        "python -m benchmarks speedrun --help: the time in which a network reaches 97 to 99.4 %.",
+        "",
         "examples:",
         "  python -m benchmarks --quick                           about two minutes",
         "  python -m benchmarks --task mlp_epoch import           these alone",
@@ -50,23 +48,6 @@ EPILOG = "\n".join(
 )
 
 
-class _UserError(Exception):
-    """One line that says what to change."""
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.status = 128 + signum
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _UserError(message)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the rows come on standard output, or standard error when the JSON takes that.
 
@@ -74,33 +55,9 @@ def main(arguments: Sequence[str]) -> int:
         0; 1 if the compiled kernels have become slow; 2 after one line on standard error that says what to change; 130
         after Ctrl-C and 143 after SIGTERM, when the rows that were measured have been written to the files asked for.
     """
-    try:
-        with _signals():
-            return _run(_parser().parse_args(arguments))
-    except _Stopped as stop:  # before or after the measuring
-        return stop.status
-    except (_UserError, DataError, ValueError, OSError) as error:
-        if "--debug" in arguments:
-            raise
-        print(f"python -m benchmarks: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM raise, and ignore those that follow while processes end and files are written."""
-
-    def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise _Stopped(signum)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if arguments[:1] == ["speedrun"]:
+        return speedrun.main(arguments[1:])
+    return answer("python -m benchmarks", arguments, lambda: _run(_parser().parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -112,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         device = resolve_device(options.device)
     except ArgumentError as error:
-        raise _UserError(f"--{error}") from error
+        raise UserError(f"--{error}") from error
     torch.set_float32_matmul_precision("highest")
 
     machine = report.machine(device)
@@ -145,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
             machine["load after"] = _load()
             print(f"  load of other programs: {load} before, {machine['load after']} after", file=out, flush=True)
         complete = True
-    except _Stopped as stop:
+    except Stopped as stop:
         status = stop.status
         progress("")
         print(f"interrupted; {len(session.rows)} rows are kept", file=sys.stderr)
@@ -172,20 +129,13 @@ def _write(options: argparse.Namespace, results: Results) -> None:
     if options.json == "-":
         print(results.to_json(), end="")
     elif options.json:
-        _replace(options.json, results.to_json())
+        replace_file(options.json, results.to_json())
     if options.markdown:
-        _replace(options.markdown, report.markdown(results))
+        replace_file(options.markdown, report.markdown(results))
     if options.plot:
         report.plot(results, options.plot)
     if options.readme and results.complete:
-        _replace(options.readme, report.update_readme(Path(options.readme).read_text(encoding="utf-8"), results))
-
-
-def _replace(path: str, text: str) -> None:
-    """Write a file whole: a kill at any moment leaves the old or the new one."""
-    part = Path(f"{path}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+        replace_file(options.readme, report.update_readme(Path(options.readme).read_text(encoding="utf-8"), results))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -194,27 +144,22 @@ def _check(options: argparse.Namespace) -> None:
         given = {"--task": options.task, "--quick": options.quick, "--device": options.device != "cpu"}
         given |= {"--before": options.before, "--wait-for-quiet": options.wait_for_quiet}
         for flag in (flag for flag, value in given.items() if value):
-            raise _UserError(f"{flag} has no effect with --from, which measures nothing")
+            raise UserError(f"{flag} has no effect with --from, which measures nothing")
         if not any((options.json, options.markdown, options.plot, options.readme)):
-            raise _UserError("--from must come with --json, --markdown, --plot or --readme")
+            raise UserError("--from must come with --json, --markdown, --plot or --readme")
     elif options.readme and (options.task or options.quick):
-        raise _UserError("--readme needs the rows of all tasks: leave out --task and --quick, or add --from FILE")
+        raise UserError("--readme needs the rows of all tasks: leave out --task and --quick, or add --from FILE")
     if options.before and not Path(options.before, "nnlab", "__init__.py").is_file():
-        raise _UserError(f"--before must be a folder that contains nnlab/, got {options.before}")
+        raise UserError(f"--before must be a folder that contains nnlab/, got {options.before}")
     if options.wait_for_quiet and not STAT.exists():
-        raise _UserError("--wait-for-quiet needs /proc/stat, which this system does not have")
-    for flag in ("json", "markdown", "plot"):
-        path = getattr(options, flag)
-        if path and path != "-" and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise _UserError(f"--{flag} must be a file in a folder that exists, got {path}")
+        raise UserError("--wait-for-quiet needs /proc/stat, which this system does not have")
+    check_files(options)
     if options.readme:
         report.check_markers(Path(options.readme).read_text(encoding="utf-8"))
-    if options.plot and Path(options.plot).suffix not in (".png", ".svg", ".pdf"):
-        raise _UserError(f"--plot must end in .png, .svg or .pdf, got {options.plot}")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from benchmarks.problems import SEED, AccuracyProblem, MLPProblem, PerceptronProblem, Problem
+from benchmarks.problems import SEED, AccuracyProblem, MLPProblem, PerceptronProblem, Problem, SpeedrunProblem
 from benchmarks.process import Contestant, synchronise
 from nnlab.data import Distortion
 from nnlab.engine import Descent, MLPEngine, PerceptronEngine
@@ -48,6 +48,26 @@ def engine(problem: MLPProblem, *, evaluate: bool = False) -> Contestant:
             (outputs.argmax(1) == problem.labels).double().mean().item()
 
     return Contestant(train, lambda: parameters)
+
+
+def speedrun(problem: SpeedrunProblem) -> Contestant:
+    """``MLPEngine``, given the images of an epoch as ``Distortion`` leaves them; an order is a seed and an epoch."""
+    weights, activations = list[Tensor](), problem.network().activations
+    engine: MLPEngine
+
+    def train(order: Tensor) -> None:
+        nonlocal weights, engine
+        seed, epoch = order.tolist()
+        x = problem.distortion(problem.x, seed=seed, epoch=epoch) if problem.distortion else problem.x
+        if epoch == 0:
+            weights, loss = [p.detach() for p in problem.network(seed).parameters()], "softmax_cross_entropy"
+            engine = MLPEngine(weights, activations, loss, x, problem.labels, batch_size=problem.batch_size)
+        elif problem.distortion:
+            engine.set_inputs_(x)
+        for part, lr in problem.parts(seed, epoch):
+            engine.run_(part, Descent(lr, problem.momentum, problem.weight_decay))
+
+    return Contestant(train, lambda: weights)
 
 
 def perceptron(problem: PerceptronProblem) -> Contestant:
@@ -127,13 +147,16 @@ def estimator(problem: MLPProblem) -> Contestant:
     return Contestant(train, parameters, seconds)
 
 
-def until_goal(
-    problem: AccuracyProblem, start: Callable[[int], tuple[Callable[[], object], Callable[[], float]]]
-) -> Contestant:
-    """Train until the goal; evaluation is not counted, and what does not reach it takes inf.
+Accuracy = Callable[[Tensor, Tensor], float]  # of samples and labels
 
-    ``start`` is given a seed and returns a function that trains an epoch, and one that returns the test accuracy.
+
+def until_goal(problem: AccuracyProblem, start: Callable[[int], tuple[Callable[[], object], Accuracy]]) -> Contestant:
+    """Train until the goal on the validation images; evaluation is not counted, and what does not reach it takes inf.
+
+    ``start`` is given a seed and returns a function that trains an epoch, and one that returns the accuracy. The
+    contestant's "parameters" are the accuracies on the test images where it reached the goal.
     """
+    tests: list[float] = []
 
     def seconds(order: Tensor, epochs: int = problem.epochs) -> float:
         epoch, accuracy = start(int(order))
@@ -144,18 +167,23 @@ def until_goal(
             epoch()
             synchronise(device)
             total += time.perf_counter() - began
-            if accuracy() >= problem.goal:
+            if accuracy(problem.x_validation, problem.labels_validation) >= problem.goal:
+                tests.append(accuracy(problem.x_test, problem.labels_test))
                 return total
         return float("inf")
 
-    return Contestant(lambda order: seconds(order, 1), seconds=seconds)
+    def warm_up(order: Tensor) -> None:
+        seconds(order, 1)
+        tests.clear()
+
+    return Contestant(warm_up, lambda: [torch.tensor(tests, dtype=torch.float64)], seconds)
 
 
 def engine_to_goal(problem: AccuracyProblem) -> Contestant:
     """784-256-10 in batches of 40, learning rate 0.6; the weights are averaged over the last 15/25 of each epoch."""
     x, batch_size, pieces, averaged = problem.x, 40, 25, 15
 
-    def start(seed: int) -> tuple[Callable[[], object], Callable[[], float]]:
+    def start(seed: int) -> tuple[Callable[[], object], Accuracy]:
         generator = torch.Generator().manual_seed(seed)
         network, mean = (MLP((x.shape[1], 256, 10), generator=generator, device=x.device) for _ in range(2))
         weights, means = ([p.detach() for p in net.parameters()] for net in (network, mean))
@@ -173,10 +201,10 @@ def engine_to_goal(problem: AccuracyProblem) -> Contestant:
                     for m, w in zip(means, weights, strict=True):
                         m.lerp_(w, 1 / (k - first + 1))
 
-        def accuracy() -> float:
+        def accuracy(x: Tensor, labels: Tensor) -> float:
             with torch.no_grad():
-                outputs = mean.to_sequential()(problem.x_test)
-            return float((outputs.argmax(1) == problem.labels_test).double().mean())
+                outputs = mean.to_sequential()(x)
+            return float((outputs.argmax(1) == labels).double().mean())
 
         return epoch, accuracy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nnlab.data import SPECS, ensure, load
+from nnlab.data import SPECS, Distortion, ensure, load
 from nnlab.networks import MLP, PerceptronBank
+from nnlab.training.mlp import FALLS, HOLDS
 
 SEED = 0
 
@@ -48,11 +49,42 @@ class MLPProblem(Problem):
     momentum: float = 0.0
     kind: Literal["softmax", "chapter"] = "softmax"
 
-    def network(self) -> MLP:
+    def network(self, seed: int = SEED) -> MLP:
         """Return the initial network, the same in every precision; its output layer gives logits."""
         hidden = "relu" if self.kind == "softmax" else "sigmoid"
-        generator = torch.Generator().manual_seed(SEED)
-        return MLP(self.sizes, hidden, generator=generator, dtype=torch.float32, device=self.x.device).to(self.x.dtype)
+        generator = torch.Generator().manual_seed(seed)
+        network = MLP(self.sizes, hidden, generator=generator, dtype=torch.float32, device=self.x.device)
+        return network.to(self.x.dtype if self.x.is_floating_point() else torch.float32)
+
+
+@dataclass(frozen=True)
+class SpeedrunProblem(MLPProblem):
+    """uint8 images, distorted anew in each epoch or never; a run is a seed, and its rate falls to 0 over ``epochs``."""
+
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    epochs: int = 1
+    distortion: Distortion | None = None
+
+    def parts(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, float]]:
+        """Yield the samples of an epoch in its order, at most ``HOLDS`` mini-batches at a time, and their rate."""
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1000 * seed + epoch))
+        for k, part in enumerate(torch.split(order.to(self.x.device), HOLDS * self.batch_size)):
+            done = (epoch + k * HOLDS * self.batch_size / len(order)) / self.epochs
+            yield part, self.lr * FALLS["linear"](done)
+
+    @property
+    def scaled(self) -> Tensor:
+        """The pixels from 0 to 1, float32."""
+        return self.x.float() / SPECS["mnist"].max_pixel
+
+
+def splines(side: int) -> Tensor:
+    """Return how much of each of 7 × 7 knots a pixel's displacement is, by cubic B-splines, (49, side²)."""
+    at = torch.linspace(-1, 5, 7)[:, None] - torch.linspace(0, 4, side)
+    near, far = (2 - at.abs()).clamp(min=0), (1 - at.abs()).clamp(min=0)
+    along = (near**3 - 4 * far**3) / 6
+    return torch.kron(along, along)
 
 
 @dataclass(frozen=True)
@@ -81,16 +113,18 @@ class PerceptronProblem(Problem):
 
 @dataclass(frozen=True)
 class AccuracyProblem(Problem):
-    """Training until ``goal`` of the test images are classified correctly, or ``epochs`` have passed."""
+    """Training until ``goal`` of the validation images are classified correctly, or ``epochs`` have passed."""
 
+    x_validation: Tensor
+    labels_validation: Tensor
     x_test: Tensor
     labels_test: Tensor
     goal: float = 0.98
     epochs: int = 15
 
     def order(self, seed: int) -> Tensor:
-        """Return the seed alone: each side draws its own weights and orders from it."""
-        return torch.tensor([seed])
+        """Return a seed alone, from 0 where the timed orders begin: each side draws its weights and orders from it."""
+        return torch.tensor([(seed - 2) % 1000])
 
 
 DISTORTED = 12_000  # images that are distorted at a time
@@ -132,8 +166,14 @@ class Images:
         return PerceptronProblem(self.splits["train"].images.flatten(1).double(), self.train[1])
 
     def accuracy(self) -> AccuracyProblem:
-        """98 % of the test images."""
-        return AccuracyProblem(*self.train, *self._scaled("test"))
+        """98 % of the images; the last twelfth of the training images is for validation."""
+        (x, labels), n = self.train, held_out(self.train[0])
+        return AccuracyProblem(x[:-n], labels[:-n], x[-n:], labels[-n:], *self._scaled("test"))
+
+
+def held_out(images: Tensor) -> int:
+    """Return how many of the training images, the last, are for validation: 5,000 of MNIST's."""
+    return len(images) // 12
 
     def to_distort(self) -> Problem:
         """The first of the training images, as bytes."""

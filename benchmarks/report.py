@@ -154,14 +154,15 @@ HEADER = f"{'':54}{'ours, s':>9}{'peer, s':>9}{'peer / ours':>15}  p20 to p80"
 
 def lines(row: Row, before: Row | None) -> str:
     """Return what is printed for a row, below a heading where it is the first of its task and our side."""
-    seconds = "".join(f"{_seconds(value):>9}" for value in (row.ours_seconds, row.peer_seconds))
+    seconds = "".join(f"{in_digits(value):>9}" for value in (row.ours_seconds, row.peer_seconds))
     text = f"  {row.peer:<52}{seconds}{_ratio(row):>15}  {_spread(row)}".rstrip()
     if before is None or (before.task, before.ours) != (row.task, row.ours):
         text = f"{row.task}: {row.ours}\n{text}"
     return text + (f"\n    {row.note}" if row.note else "")
 
 
-def _seconds(value: float | None) -> str:
+def in_digits(value: float | None) -> str:
+    """Return seconds in three digits."""
     return "" if value is None else f"{value:#.3g}".rstrip(".")
 
 
@@ -180,7 +181,7 @@ def markdown(results: Results) -> str:
     """Return a page: what the run ran on, and all rows."""
 
     def cells(row: Row) -> list[str]:
-        seconds = (_seconds(row.ours_seconds), _seconds(row.peer_seconds))
+        seconds = (in_digits(row.ours_seconds), in_digits(row.peer_seconds))
         return [row.task, row.ours, row.peer, *seconds, _ratio(row), _spread(row), row.note]
 
     headings = ["task", "ours", "peer", "ours, s", "peer, s", "peer / ours", "p20 to p80", "note"]
@@ -188,28 +189,40 @@ def markdown(results: Results) -> str:
     parts += ["This run was a quick one (`--quick`)."] if results.quick else []
     parts += [] if results.complete else ["This run was interrupted."]
     return (
-        "\n\n".join([" ".join(parts), _measured_on(results), _table(headings, "lllrrrrl", map(cells, results.rows))])
+        "\n\n".join([" ".join(parts), _measured_on(results), table(headings, "lllrrrrl", map(cells, results.rows))])
         + "\n"
     )
 
 
-def _table(headings: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+def table(headings: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in markdown, each column aligned to the left, l, or the right, r."""
     rule = "|" + "|".join({"l": "---", "r": "--:"}[side] for side in align) + "|"
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join([f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 def _measured_on(results: Results) -> str:
-    used = results.rows[0].versions if results.rows else versions()
-    parts = (", ".join(f"{name} {value}" for name, value in part.items()) for part in (results.machine, used))
+    return measured_on(results.machine, results.rows[0].versions if results.rows else versions())
+
+
+def measured_on(machine: Mapping[str, str], used: Mapping[str, str]) -> str:
+    """Return what a run ran on, and the versions that it used, in two sentences."""
+    parts = (", ".join(f"{name} {value}" for name, value in part.items()) for part in (machine, used))
     return f"Machine: {next(parts)}. Versions: {next(parts)}."
 
 
-def check_markers(text: str) -> None:
+def check_markers(text: str, markers: tuple[str, str] = MARKERS) -> None:
     """Raise a ValueError unless a README has the two markers, once each and in their order."""
-    start, end = MARKERS
+    start, end = markers
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"the file of --readme must have {start} and {end}, once each, in this order")
+
+
+def between_markers(text: str, new: str, markers: tuple[str, str] = MARKERS) -> str:
+    """Return a README's text with something new between its two markers."""
+    check_markers(text, markers)
+    start, end = markers
+    return f"{text[: text.index(start)]}{start}\n\n{new}\n\n{text[text.index(end) :]}"
 
 
 def update_readme(text: str, results: Results) -> str:
@@ -221,7 +234,6 @@ def update_readme(text: str, results: Results) -> str:
     check_markers(text)
     if results.quick or not results.complete:
         raise ValueError("--readme needs the rows of a run that was complete and not --quick")
-    start, end = MARKERS
     rows: list[list[str]] = []
     task = ""
     for row in results.rows:
@@ -229,9 +241,8 @@ def update_readme(text: str, results: Results) -> str:
             name = f"`{row.task}`" if row.task != task else ""
             rows.append([name, row.peer.partition(":")[0], _ratio(row) or row.note, _spread(row)])
             task = row.task
-    table = _table(["task", "peer", "the peer's time over ours", "p20 to p80"], "llrr", rows)
-    before, after = text[: text.index(start)], text[text.index(end) :]
-    return f"{before}{start}\n\n{table}\n\n{_measured_on(results)}\n\n{after}"
+    shown = table(["task", "peer", "the peer's time over ours", "p20 to p80"], "llrr", rows)
+    return between_markers(text, f"{shown}\n\n{_measured_on(results)}")
 
 
 # A picture

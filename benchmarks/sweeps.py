@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import QUICK_REPEATS, Comparison, Pair, Session, Timed, prepare, take_turns
-from benchmarks.problems import MLPProblem, blobs
+from benchmarks.problems import AccuracyProblem, MLPProblem, blobs
 from benchmarks.report import Row
 
 
@@ -210,6 +210,25 @@ def measure_wide(session: Session, task: str, comparisons: Sequence[Comparison],
             if row.peer.startswith("JAX") and row.ratio:
                 row.figures["target"] = target = 1.2 if share >= 1 / 3 else 1.0
                 row.add_note(f"target {target}" + " (missed)" * (row.ratio < target))
+            session.add(row)
+
+
+# Until a goal
+
+
+def measure_goal(session: Session, task: str, comparisons: Sequence[Comparison], repeats: int) -> None:
+    """Add rows for the time to a goal on validation images, which count if the mean test accuracy reaches it too."""
+    (comparison,) = comparisons
+    problem = session.problem(comparison.problem)
+    assert isinstance(problem, AccuracyProblem)
+    with ExitStack() as stack:
+        pairs = prepare(session, stack, task, comparison, problem)
+        take_turns(session, task, pairs, repeats_of(session, repeats))
+        for row, *sides in pairs:
+            means = [float(side.runner.call("parameters")[0].mean()) for side in sides if not side.failure]
+            if row.repeats:
+                row.add_note(f"test accuracy {' and '.join(f'{mean:.2%}' for mean in means)}")
+                row.add_note("below the goal: does not count" * (min(means) < problem.goal))
             session.add(row)
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ours
+from benchmarks import ours, problems, sweeps
+from benchmarks.measure import Comparison, Peer
 from benchmarks.peers import lightning_mlp, numpy_mlp, sklearn_models, torch_models, torchvision_images
 from benchmarks.problems import AccuracyProblem, Problem
+from benchmarks.process import Contestant, Make
 from nnlab.ops import perceptron_rule
 from tests.benchmarks.conftest import mlp_problem, perceptron_problem
 from tests.tolerances import TRAJECTORY, assert_close
@@ -123,10 +125,10 @@ def test_a_goal_is_reached_or_takes_inf(make):
     x = torch.rand(250, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(250) % 10
     order = torch.tensor([3])
-    problem = AccuracyProblem(x, labels, x, labels, goal=0.0, epochs=1)
-    assert torch.equal(problem.order(3), order)
+    problem = AccuracyProblem(*[x, labels] * 3, goal=0.0, epochs=1)
+    assert torch.equal(problem.order(5), order)
     assert 0 < make(problem).seconds(order) < 60
-    impossible = AccuracyProblem(x, labels, x, labels, goal=1.5, epochs=2)
+    impossible = AccuracyProblem(*[x, labels] * 3, goal=1.5, epochs=2)
     assert make(impossible).seconds(order) == float("inf")
 
 
@@ -134,17 +136,37 @@ def test_what_is_averaged_is_what_is_tested():
     """Of one piece the average is the trained network, which has learnt to separate these classes."""
     x = torch.eye(10).repeat(40, 1)
     labels = torch.arange(400) % 10
-    problem = AccuracyProblem(x, labels, x, labels, goal=1.0, epochs=30)
+    problem = AccuracyProblem(*[x, labels] * 3, goal=1.0, epochs=30)
     assert ours.engine_to_goal(problem).seconds(torch.tensor([1])) < float("inf")
 
 
 def test_evaluation_is_not_counted(monkeypatch):
     clock = iter(np.cumsum([1.0, 2.0, 4.0, 8.0]))  # epochs take 2 and 8, what is between 4
     monkeypatch.setattr(ours.time, "perf_counter", lambda: next(clock))
-    accuracies = iter([0.5, 0.99])
-    x = torch.zeros(1, 1)
-    contestant = ours.until_goal(AccuracyProblem(x, x, x, x), lambda seed: (lambda: None, lambda: next(accuracies)))
+    accuracies, x = iter([0.5, 0.99, 0.97]), torch.zeros(1, 1)
+    contestant = ours.until_goal(
+        AccuracyProblem(*[x] * 6), lambda seed: (lambda: None, lambda x, labels: next(accuracies))
+    )
     assert contestant.seconds(torch.tensor([1])) == 10
+    assert contestant.parameters()[0].tolist() == [0.97]  # of the test images
+
+
+@pytest.mark.usefixtures("here")
+def test_a_goal_that_the_test_images_miss_does_not_count(monkeypatch, session):
+    def contestant(problem, *, test):
+        return Contestant(lambda order: None, lambda: [torch.tensor([test])], lambda order: 1.0)
+
+    x = torch.zeros(1, 1)
+    monkeypatch.setitem(problems.PROBLEMS, "goal", lambda images, quick: AccuracyProblem(*[x] * 6))
+    monkeypatch.setattr(ours, "contestant", contestant, raising=False)
+    makes = [Make("benchmarks.ours:contestant", {"test": test}) for test in (0.981, 0.979)]
+    comparison = Comparison("ours", makes[0], "goal", [Peer("peer", {"": make}, trains=False) for make in makes])
+    rows = session()
+    sweeps.measure_goal(rows, "task", [comparison], 2)
+    assert [row.note for row in rows.rows] == [
+        "test accuracy 98.10% and 98.10%",
+        "test accuracy 98.10% and 97.90%; below the goal: does not count",
+    ]
 
 
 def test_a_statement_is_timed_in_a_fresh_process():
