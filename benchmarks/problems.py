@@ -170,15 +170,15 @@ class Images:
         (x, labels), n = self.train, held_out(self.train[0])
         return AccuracyProblem(x[:-n], labels[:-n], x[-n:], labels[-n:], *self._scaled("test"))
 
-
-def held_out(images: Tensor) -> int:
-    """Return how many of the training images, the last, are for validation: 5,000 of MNIST's."""
-    return len(images) // 12
-
     def to_distort(self) -> Problem:
         """The first of the training images, as bytes."""
         images, labels = self.splits["train"]
         return Problem(images[:DISTORTED].flatten(1), labels[:DISTORTED])
+
+
+def held_out(images: Tensor) -> int:
+    """Return how many of the training images, the last, are for validation: 5,000 of MNIST's."""
+    return len(images) // 12
 
 
 def blobs(n: int, density: float) -> Tensor:
