@@ -1,5 +1,6 @@
 """``nnlab fit|validate|test|predict``: LightningCLI, with a folder for each run and errors of one line."""
 
+import copy
 import csv
 import io
 import os
@@ -55,6 +56,8 @@ class ConfigFile(SaveConfigCallback):
     def __init__(self, parser: Any, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self._text = parser.dump(config, skip_unset=False)
+        kept, asked = split(yaml.safe_load(self._text))
+        self._settings = {"kept": kept, "asked": asked}
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file."""
@@ -63,8 +66,7 @@ class ConfigFile(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the settings that need not be given again."""
-        kept, asked = split(yaml.safe_load(self._text))
-        checkpoint[SETTINGS] = {"kept": kept, "asked": asked}
+        checkpoint[SETTINGS] = copy.deepcopy(self._settings)
 
 
 class Figures(CSVLogger):
