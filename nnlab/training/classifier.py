@@ -142,6 +142,9 @@ class Classifier(L.LightningModule, ABC):
         The first of their mini-batches is the epoch's ``first``, counted from 0.
         """
 
+    def adapt_(self, state: dict[str, Any], *, trains: bool) -> None:
+        """Change the state of a checkpoint to that of this model, whose settings may be others."""
+
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuse a trainer that the model cannot be trained with."""
 
@@ -425,6 +428,7 @@ class Classifier(L.LightningModule, ABC):
             check_content(checkpoint)
         if checkpoint["learner"] != type(self).__name__:
             raise ArgumentError("ckpt_path", f"holds a {checkpoint['learner']}, not a {type(self).__name__}")
+        self.adapt_(checkpoint["state_dict"], trains=trainer is not None and trainer.state.fn == "fit")
         for name in ("state_dict", *({"current_model_state"} & checkpoint.keys())):  # the second is of EMA
             check_weights(checkpoint[name], self.state_dict())
         if trainer is None:

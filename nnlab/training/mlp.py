@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import one_hot
@@ -131,6 +133,9 @@ class LitMLP(Classifier):
         if self.average_epochs and (trainer.max_epochs or -1) < self.average_epochs:
             problem = f"must be at most max_epochs, which is {trainer.max_epochs}, got {self.average_epochs}"
             raise ArgumentError("average_epochs", problem)
+        for callback in trainer.callbacks if self.average_epochs else ():  # type: ignore[attr-defined]
+            if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+                raise ArgumentError("average_epochs", f"must be 0 beside {type(callback).__name__}")
 
     def on_fit_start(self) -> None:
         """Check the schedule, and record this run's settings for its checkpoints."""
@@ -148,13 +153,29 @@ class LitMLP(Classifier):
                 group["lr"] = group.get("initial_lr", group["lr"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint; note whether its learning rate was falling; outside training, load the mean weights."""
+        """Check a checkpoint; note whether its learning rate was falling."""
         super().on_load_checkpoint(checkpoint)
         self._fell = checkpoint["hyper_parameters"].get("schedule", "constant") != "constant"
-        trainer, state = self.attached(), checkpoint["state_dict"]
-        if state.get("averaged", 0) and (trainer is None or trainer.state.fn != "fit"):
-            for name, _ in self.network.named_parameters():
-                state[f"network.{name}"] = state[_mean_of(name)]
+
+    def adapt_(self, state: dict[str, Any], *, trains: bool) -> None:
+        """Outside training, take the mean weights for the network's, whether this model averages or not.
+
+        Raises:
+            ArgumentError: one of the two averages, and training goes on.
+        """
+        averages, own = "averaged" in state, self.average_epochs > 0
+        if trains and averages != own:
+            must = "must not be 0" if averages else "must be 0"
+            raise ArgumentError("average_epochs", f"{must}, as in the checkpoint, got {self.average_epochs}")
+        names = [name for name, _ in self.network.named_parameters()]
+        if not trains and averages and state["averaged"]:
+            state.update({f"network.{name}": state[_mean_of(name)] for name in names if _mean_of(name) in state})
+        if averages and not own:
+            for name in ("averaged", *map(_mean_of, names)):
+                state.pop(name, None)
+        elif own and not averages:
+            state["averaged"] = torch.zeros_like(self.averaged)
+            state.update({_mean_of(name): state.get(f"network.{name}") for name in names})
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the metrics where a callback ends the epoch; after one of the last epochs, average the weights."""
@@ -175,6 +196,8 @@ class LitMLP(Classifier):
         if self.average_epochs and self.averaged:
             for name, parameter in self.network.named_parameters():
                 parameter.detach().copy_(self.get_buffer(_mean_of(name)))
+        elif self.average_epochs:
+            rank_zero_info(f"no weights were averaged: training ended before its last {self.average_epochs} epochs")
 
     def set_rate(self, mini_batch: int) -> None:
         """Set the optimizers' learning rate for a mini-batch of the epoch; a learning-rate finder sets its own."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils import parametrize, prune
@@ -327,3 +327,28 @@ def test_the_weights_of_the_last_epochs_are_averaged(device, tmp_path, engine):
 def test_more_epochs_are_not_averaged_than_there_are(tmp_path):
     with pytest.raises(ArgumentError, match="average_epochs must be at most max_epochs, which is 3, got 4"):
         trainer(torch.device("cpu"), tmp_path, max_epochs=3).fit(make(average_epochs=4), digits(N, BATCH))
+
+
+def test_a_checkpoint_of_averaged_weights_fits_a_model_that_does_not_average_but_not_to_train(tmp_path):
+    cpu, model, plain = torch.device("cpu"), make(average_epochs=2), make()
+    run = trainer(cpu, tmp_path, max_epochs=3)
+    run.fit(model, digits(N, BATCH))
+    run.save_checkpoint(tmp_path / "mean.ckpt")
+    mean = run.validate(model, digits(N, BATCH), verbose=False)
+    for other in (make(), make(average_epochs=1)):
+        assert trainer(cpu, tmp_path).validate(other, digits(N, BATCH), tmp_path / "mean.ckpt", False) == mean
+    with pytest.raises(ArgumentError, match="average_epochs must not be 0, as in the checkpoint, got 0"):
+        trainer(cpu, tmp_path, max_epochs=5).fit(plain, digits(N, BATCH), ckpt_path=tmp_path / "mean.ckpt")
+    run = trainer(cpu, tmp_path)
+    run.fit(plain, digits(N, BATCH))
+    run.save_checkpoint(tmp_path / "plain.ckpt")
+    found = run.validate(plain, digits(N, BATCH), verbose=False)
+    assert trainer(cpu, tmp_path).validate(model, digits(N, BATCH), tmp_path / "plain.ckpt", False) == found
+    with pytest.raises(ArgumentError, match="average_epochs must be 0, as in the checkpoint, got 2"):
+        trainer(cpu, tmp_path, max_epochs=5).fit(model, digits(N, BATCH), ckpt_path=tmp_path / "plain.ckpt")
+
+
+def test_weights_are_averaged_by_one_only(tmp_path):
+    run = trainer(torch.device("cpu"), tmp_path, max_epochs=2, callbacks=EMAWeightAveraging())
+    with pytest.raises(ArgumentError, match="average_epochs must be 0 beside EMAWeightAveraging"):
+        run.fit(make(average_epochs=2), digits(N, BATCH))
