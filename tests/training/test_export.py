@@ -42,7 +42,7 @@ def trained(tmp_path_factory) -> Callable[..., Path]:
     @cache
     def train(model: str = "relu", precision: str = "32-true", scaling: str = "unit", **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        learner = LitPerceptron(in_features=64, **options) if model == PERCEPTRON else None
+        learner = LitPerceptron(in_features=64, engine="off", **options) if model == PERCEPTRON else None
         made = learner or LitMLP([8], model, in_features=64, **options)
         with contextlib.chdir(folder):
             runner = trainer(CPU, folder, precision=precision, max_epochs=2)
