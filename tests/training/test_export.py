@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -22,7 +23,7 @@ from nnlab.ops import ACTIVATIONS
 from nnlab.training import DifferenceError, LitMLP, LitPerceptron, MNISTDataModule, export_model, read_checkpoint
 from nnlab.training.checkpoints import sign
 from tests.pairwise import pairwise
-from tests.training.runs import files_in, fit, nnlab, small_data_set, trainer
+from tests.training.runs import files_in, nnlab, small_data_set, trainer
 
 PERCEPTRON = "perceptron"
 SUFFIXES = (".onnx", ".pt2", ".safetensors")
@@ -353,15 +354,17 @@ def test_a_folder_that_cannot_be_written_to(trained, monkeypatch):
 # The command
 
 
-def test_export_needs_no_flag_after_a_run():
-    fit("--config", "smoke", "--trainer.max_epochs=1")
+def test_export_needs_no_flag_after_a_run(trained):
+    folder = Path("runs/LitMLP/version_0/checkpoints")
+    folder.mkdir(parents=True)
+    shutil.copy(trained(), folder / "best.ckpt")
+    shutil.copy(trained(), folder / "last.ckpt")
     ended = nnlab("export", "model.safetensors")
     assert (ended.status, ended.err) == (0, "")
     checkpoint, what, compared, written = ended.lines
     assert checkpoint == "checkpoint: runs/LitMLP/version_0/checkpoints/best.ckpt"
-    assert (
-        what == "64-32-10 relu, softmax_cross_entropy: pixels, uint8 (N, 8, 8), from 0 to 16 -> logits (N, 10), float32"
-    )
+    network = "64-8-10 relu, softmax_cross_entropy"
+    assert what == f"{network}: pixels, uint8 (N, 8, 8), from 0 to 16 -> logits (N, 10), float32"
     assert compared.startswith("compared on 1,000 images of digits: largest difference ")
     assert written == "written: model.safetensors and model.safetensors.md"
     assert nnlab("export", "--ckpt_path=last", "model.safetensors").lines[0].endswith("last.ckpt")
