@@ -357,8 +357,8 @@ def test_a_folder_that_cannot_be_written_to(trained, monkeypatch):
 def test_export_needs_no_flag_after_a_run(trained):
     folder = Path("runs/LitMLP/version_0/checkpoints")
     folder.mkdir(parents=True)
-    shutil.copy(trained(), folder / "best.ckpt")
     shutil.copy(trained(), folder / "last.ckpt")
+    shutil.copy(trained(), folder / "best.ckpt")
     ended = nnlab("export", "model.safetensors")
     assert (ended.status, ended.err) == (0, "")
     checkpoint, what, compared, written = ended.lines
