@@ -18,6 +18,7 @@ TRAINING = {
     "predict": "write a checkpoint's predictions for the test images to a file",
 }
 OTHERS = {
+    "export": "write a checkpoint's network to a .onnx, .pt2 or .safetensors, checked against it",
     "data": "download the data sets' files, verify them, and say where they lie",
     "trace": "show where every number of a small network comes from, forward and backward",
     "check": "test every hand-written gradient, or say what is wrong with a learner's",
@@ -29,6 +30,7 @@ examples:
   nnlab fit --config mlp          train the multi-layer perceptron on MNIST
   nnlab test --config mlp         test the newest checkpoint of that model
   nnlab fit --config mlp --help   the options that matter; --help all shows every one
+  nnlab export model.onnx         take the best checkpoint of the newest run to another program
   nnlab data mnist                download MNIST, verify it and say where it lies
   nnlab trace --example chapter   the chapter's worked example, number by number
   nnlab check lab4.py             what is right and what is wrong in a learner's file
@@ -107,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in TRAINING:
         _train(command, arguments)
         return
+    if command == "export":
+        from nnlab.export_command import main as export  # noqa: PLC0415
+
+        sys.exit(export(arguments[1:]))
     if command == "data":
         from nnlab.data_command import main as data  # noqa: PLC0415
 

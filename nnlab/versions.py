@@ -9,7 +9,7 @@ __version__ = "0.2.0.dev0"
 
 PACKAGES = (
     *("torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "scikit-learn", "numpy", "scipy"),
-    *("matplotlib", "rich", "numba", "triton", "onnx", "onnxruntime", "jax", "pip"),
+    *("matplotlib", "rich", "numba", "triton", "onnx", "onnxruntime", "safetensors", "jax", "pip"),
 )
 
 
