@@ -465,7 +465,8 @@ def plot(results: Results, path: str) -> None:
         for row in (row for row in rows if row.counts):
             times = [run.seconds for run in row.runs]
             ax.plot([min(times), max(times)], [100 - row.mark] * 2, color=COLORS[k], linewidth=1)
-        ax.annotate(name, end, xytext=(7, 0), textcoords="offset points", va="center", fontsize=SMALL, color=COLORS[k])
+        beside = 7, 8 if k % 2 else -8  # two that end together have labels above and below
+        ax.annotate(name, end, xytext=beside, textcoords="offset points", va="center", fontsize=SMALL, color=COLORS[k])
     ax.set_xscale("log")
     ax.set_yscale("log")
     style_axes(
