@@ -89,26 +89,34 @@ def train(arguments: list[str]) -> tuple[float, str]:
     return ended - began, checkpoint
 
 
-def score(recipe: str, seed: int, given: list[str]) -> dict[str, object]:
-    """Train a recipe and test the best checkpoint, in a folder that is removed afterwards."""
+def score(recipe: str, seed: int, given: list[str], averaged: list[str]) -> list[dict[str, object]]:
+    """Train a recipe and test the best checkpoint, in a folder that is removed afterwards.
+
+    With ``averaged``, options of the test such as --data.copies, test it with them as well.
+    """
     with TemporaryDirectory() as folder:
         before = load()
         settings = ["--config", recipe, f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *given]
         seconds, checkpoint = train(settings)
         validated = re.search(r"val_acc\D+([\d.]+)", command("validate", "--ckpt_path", checkpoint, *given))
-        tested = re.search(r"test accuracy: ([\d.]+)", command("test", "--ckpt_path", checkpoint, *given))
-        if not (validated and tested):
-            raise SystemExit("nnlab printed no accuracy")
-        return {
-            "recipe": " ".join([recipe, *given]),
-            "seed": seed,
-            "val_acc": f"{float(validated[1]):.4f}",
-            "test_acc": f"{float(tested[1]):.4f}",
-            "seconds": f"{seconds:.1f}",
-            "threads": os.environ.get("OMP_NUM_THREADS") or os.cpu_count(),
-            "load_before": before,
-            "load_after": load(),
-        }
+        rows: list[dict[str, object]] = []
+        for more in ([], averaged) if averaged else ([],):
+            tested = re.search(r"test accuracy: ([\d.]+)", command("test", "--ckpt_path", checkpoint, *given, *more))
+            if not (validated and tested):
+                raise SystemExit("nnlab printed no accuracy")
+            rows.append(
+                {
+                    "recipe": " ".join([recipe, *given, *(["tested with", *more] if more else [])]),
+                    "seed": seed,
+                    "val_acc": f"{float(validated[1]):.4f}",
+                    "test_acc": f"{float(tested[1]):.4f}",
+                    "seconds": f"{seconds:.1f}",
+                    "threads": os.environ.get("OMP_NUM_THREADS") or os.cpu_count(),
+                    "load_before": before,
+                    "load_after": load(),
+                }
+            )
+        return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -118,15 +126,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="OPTION", help="for nnlab, as --set=--data.copies=8"
     )
+    parser.add_argument(
+        "--test", action="append", default=[], metavar="OPTION", help="test with it, too: --test=--data.copies=8"
+    )
     parser.add_argument("--log", type=Path, default=LOG, help="the file to append to")
     options = parser.parse_args(argv)
     rows: dict[str, list[dict[str, object]]] = {}
     for seed in options.seeds:
         for recipe in options.recipes:
-            row = score(recipe, seed, options.set)
-            append(row, options.log)
-            rows.setdefault(recipe, []).append(row)
-            print(*(f"{key} {value}" for key, value in row.items()), sep=", ", flush=True)
+            for row in score(recipe, seed, options.set, options.test):
+                append(row, options.log)
+                rows.setdefault(str(row["recipe"]), []).append(row)
+                print(*(f"{key} {value}" for key, value in row.items()), sep=", ", flush=True)
     for recipe, found in rows.items():
         words = []
         for key in ("val_acc", "test_acc", "seconds"):
