@@ -76,9 +76,13 @@ def photograph(ink: NDArray, rng: np.random.Generator, *, inverted: bool) -> Ima
     """Ink, (H, W) from 0 to 1, as if photographed: paper and its grain, uneven light, a shadow with an edge, noise."""
     height, width = ink.shape
     y, x = np.mgrid[:height, :width] / max(height, width)
-    paper, pen = (rng.uniform(25, 80), rng.uniform(170, 235)) if inverted else (
-        rng.uniform(170, 240),
-        rng.uniform(15, 90),
+    paper, pen = (
+        (rng.uniform(25, 80), rng.uniform(170, 235))
+        if inverted
+        else (
+            rng.uniform(170, 240),
+            rng.uniform(15, 90),
+        )
     )
     surface = paper * (1 - ink) + pen * ink
     angle = rng.uniform(0, 2 * math.pi)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage  # type: ignore[import-untyped]
 
 MOST_PIXELS = 50_000_000
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # no EPS, for which Pillow starts Ghostscript
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # no EPS, for which Pillow starts Ghostscript
 SIDE = 640  # pixels of the longer side in which a digit is looked for
 LEAST_CONTRAST = 0.12  # of ink to its background, both as light from 0 to 1
-THINNEST, PAD = 0.09, 8  # a stroke's width in parts of the digit's height; empty pixels around a digit of 20 in 28
+THINNEST = 0.09  # a stroke's width in parts of the digit's longer side
 
 Gray = NDArray[np.float32]  # (H, W), from 0 to 255
 Mask = NDArray[np.bool_]
@@ -50,7 +50,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise PictureError("does not exist") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"has more than {MOST_PIXELS // 10**6} million pixels: make it smaller") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         kinds = "PNG, JPEG, GIF, BMP, TIFF or WebP"
         raise PictureError(f"is no picture in a format that is read: save it as {kinds}") from error
     except Exception as error:  # a damaged file can make Pillow's decoders raise anything
@@ -75,7 +75,7 @@ def _in_gray(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def prepare(image: Any, side: int = 28) -> NDArray[np.uint8]:
+def prepare(image: Any, side: int = 28, digit: int | None = None) -> NDArray[np.uint8]:
     """Make a picture of one digit into an image as MNIST's are.
 
     Shadows are removed and the ink becomes white on black; the digit is cut out, made 20 pixels high or wide, and
@@ -83,7 +83,8 @@ def prepare(image: Any, side: int = 28) -> NDArray[np.uint8]:
 
     Args:
         image: a picture of Pillow, or what NumPy can make into an array (H, W) or (H, W, 3) from 0 to 255.
-        side: of the image, in pixels; the digit's is 20/28 of it.
+        side: of the image, in pixels.
+        digit: the longer side of the digit; 20/28 of the image's when None.
 
     Returns:
         (side, side), 0 for no ink and 255 for full ink.
@@ -92,9 +93,8 @@ def prepare(image: Any, side: int = 28) -> NDArray[np.uint8]:
         PictureError: there is no digit, or there are several.
     """
     gray = _gray(image)
-    contrast, ink = _ink(gray)
-    digit = _one_digit(contrast, ink)
-    return _placed(digit, side)
+    found = _one_digit(*_ink(gray))
+    return _placed(found, side, digit or max(1, round(side * 20 / 28)))
 
 
 def as_is(image: Any, side: int = 28) -> NDArray[np.uint8]:
@@ -124,11 +124,10 @@ def _ink(gray: Gray) -> tuple[Gray, Mask]:
                 Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX,
             )
         )
-    light = ndimage.gaussian_filter(np.clip(gray, 0, 255) / 255, 1.5)
+    light: Gray = ndimage.gaussian_filter(np.clip(gray, 0, 255) / 255, 1.5)
     window = max(gray.shape) // 4  # wider than a stroke; a shadow is wider than the window
     contrast = _above(light if _ink_is_dark(light) else 1 - light, window)
-    level = _otsu(contrast)
-    ink = contrast > level
+    ink = contrast > _otsu(contrast) if np.ptp(contrast) > LEAST_CONTRAST else np.zeros_like(contrast, bool)
     if not ink.any() or contrast[ink].mean() - contrast[~ink].mean() < LEAST_CONTRAST:
         raise PictureError("shows no digit: its ink must differ clearly from its background")
     return contrast, ink
@@ -137,7 +136,7 @@ def _ink(gray: Gray) -> tuple[Gray, Mask]:
 def _above(light: Gray, window: int) -> Gray:
     """The part of the background's light that dark ink takes away; the background is the light without narrow ink."""
     background = ndimage.grey_closing(light, size=(window, window))
-    return (background - light) / np.maximum(background, 0.1)
+    return np.asarray((background - light) / np.maximum(background, 0.1), np.float32)
 
 
 def _ink_is_dark(light: Gray) -> bool:
@@ -170,25 +169,25 @@ def _one_digit(contrast: Gray, ink: Mask) -> Gray:
         sizes = np.where(inner, sizes, 0)  # what runs into the margin is the edge of the paper, or a line on it
     kept = (sizes >= 0.12 * sizes.max()) & (areas >= 0.02 * areas[sizes > 0].max())  # the rest is dust
     ink = np.isin(labels, np.flatnonzero(kept) + 1)
-    near = ndimage.distance_transform_edt(~ink, sampling=(0.5, 1)) <= 0.05 * sizes.max()
+    near = ndimage.distance_transform_edt(~ink, sampling=(0.4, 1)) <= 0.05 * sizes.max()
     groups, n = ndimage.label(near)  # a digit may be of strokes that do not touch, such as the hat of a 5
     boxes = ndimage.find_objects(np.where(ink, groups, 0), n)
     sizes = np.array([max(b.stop - b.start for b in box) for box in boxes])
-    large = int((sizes >= 0.4 * sizes.max()).sum())
+    large = int((sizes >= 0.5 * sizes.max()).sum())
     if large > 1:
         raise PictureError(f"shows {large} separate shapes: cut out one digit")
     chosen = int(sizes.argmax())
     (rows, columns), group = boxes[chosen], groups == chosen + 1
-    if columns.stop - columns.start > 1.7 * (rows.stop - rows.start):
+    if columns.stop - columns.start > 2.2 * (rows.stop - rows.start):
         raise PictureError("shows a shape too wide for a digit: cut out one digit")
     full = np.percentile(contrast[ink & group], 75)
     digit = np.where(ndimage.binary_dilation(ink & group, iterations=3), contrast, 0) / full
-    return digit[rows, columns].clip(0, 1)
+    return np.asarray(digit[rows, columns].clip(0, 1), np.float32)
 
 
-def _placed(digit: Gray, side: int) -> NDArray[np.uint8]:
+def _placed(digit: Gray, side: int, inner: int) -> NDArray[np.uint8]:
     """A digit, from 0 to 1, with the size and the place that MNIST's have, in an image of a side of so many pixels."""
-    longest, inner = max(digit.shape), max(1, round(side * 20 / 28))
+    longest = max(digit.shape)
     stroke = 4 * float(ndimage.distance_transform_edt(np.pad(digit > 0.5, 1))[1:-1, 1:-1][digit > 0.5].mean())
     if (missing := THINNEST * longest - stroke) > 1:  # a thin pen's stroke would be lost
         grown = round(missing / 2)
@@ -197,10 +196,11 @@ def _placed(digit: Gray, side: int) -> NDArray[np.uint8]:
     height, width = (max(1, round(n * inner / longest)) for n in digit.shape)
     small = np.asarray(Image.fromarray(digit).resize((width, height), Image.Resampling.BOX))
     small = small / max(float(small.max()), 1e-6)
-    image = np.zeros((3 * side, 3 * side), np.float32)
-    row, column = (round(side * 1.5 - c) for c in ndimage.center_of_mass(small))
+    image = np.zeros((side, side), np.float32)
+    middle = ndimage.center_of_mass(small)
+    row, column = (min(max(0, round(side / 2 - c)), side - n) for c, n in zip(middle, small.shape, strict=True))
     image[row : row + height, column : column + width] = small
-    return (255 * image[side : 2 * side, side : 2 * side]).round().astype(np.uint8)
+    return (255 * image).round().astype(np.uint8)
 
 
 def _disk(radius: int) -> Mask:
