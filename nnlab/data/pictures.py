@@ -16,7 +16,7 @@ MOST_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # no EPS, for which Pillow starts Ghostscript
 SIDE = 640  # pixels of the longer side in which a digit is looked for
 LEAST_CONTRAST = 0.12  # of ink to its background, both as light from 0 to 1
-THINNEST = 0.09  # a stroke's width in parts of the digit's longer side
+THINNEST, THICKEST = 0.09, 0.33  # a stroke's width in parts of the digit's longer side
 
 Gray = NDArray[np.float32]  # (H, W), from 0 to 255
 Mask = NDArray[np.bool_]
@@ -142,8 +142,8 @@ def _above(light: Gray, window: int) -> Gray:
 def _ink_is_dark(light: Gray) -> bool:
     """Whether what differs from its surroundings is darker than they are; a median keeps the edges of shadows."""
     small = np.asarray(Image.fromarray(light).reduce(10))
-    surroundings = ndimage.median_filter(small, size=max(small.shape) // 2)
-    return bool(((small - surroundings) ** 3).sum() <= 0)
+    surroundings = ndimage.median_filter(small, size=max(small.shape) // 3)
+    return bool((np.log((small + 0.05) / (surroundings + 0.05)) ** 3).sum() <= 0)  # a shadow is a factor of the light
 
 
 def _otsu(values: Gray) -> float:
@@ -168,6 +168,7 @@ def _one_digit(contrast: Gray, ink: Mask) -> Gray:
     if sizes[inner].max(initial=0) >= 0.06 * max(ink.shape):
         sizes = np.where(inner, sizes, 0)  # what runs into the margin is the edge of the paper, or a line on it
     kept = (sizes >= 0.12 * sizes.max()) & (areas >= 0.02 * areas[sizes > 0].max())  # the rest is dust
+    all_ink = ink.sum()
     ink = np.isin(labels, np.flatnonzero(kept) + 1)
     near = ndimage.distance_transform_edt(~ink, sampling=(0.4, 1)) <= 0.05 * sizes.max()
     groups, n = ndimage.label(near)  # a digit may be of strokes that do not touch, such as the hat of a 5
@@ -177,6 +178,8 @@ def _one_digit(contrast: Gray, ink: Mask) -> Gray:
     if large > 1:
         raise PictureError(f"shows {large} separate shapes: cut out one digit")
     chosen = int(sizes.argmax())
+    if (ink & (groups == chosen + 1)).sum() < 0.75 * all_ink:
+        raise PictureError("shows more than a digit: cut out one digit on plain paper")
     (rows, columns), group = boxes[chosen], groups == chosen + 1
     if columns.stop - columns.start > 2.2 * (rows.stop - rows.start):
         raise PictureError("shows a shape too wide for a digit: cut out one digit")
@@ -189,6 +192,8 @@ def _placed(digit: Gray, side: int, inner: int) -> NDArray[np.uint8]:
     """A digit, from 0 to 1, with the size and the place that MNIST's have, in an image of a side of so many pixels."""
     longest = max(digit.shape)
     stroke = 4 * float(ndimage.distance_transform_edt(np.pad(digit > 0.5, 1))[1:-1, 1:-1][digit > 0.5].mean())
+    if stroke > THICKEST * longest:
+        raise PictureError("shows a blot or a shadow, not a digit written with a pen")
     if (missing := THINNEST * longest - stroke) > 1:  # a thin pen's stroke would be lost
         grown = round(missing / 2)
         digit = ndimage.grey_dilation(np.pad(digit, grown), footprint=_disk(grown))

@@ -105,6 +105,11 @@ class _Model:
         if self._side**2 != n_inputs:
             raise ArgumentError("ckpt_path", f"holds a model of {n_inputs} inputs, which are no square image")
         self.loss = hyper.get("loss") if self.learner == "LitMLP" else None
+        if self.learner == "LitMLP" and (not isinstance(self.loss, str) or self.loss not in LOSSES):
+            raise ArgumentError("ckpt_path", "has no usable loss")
+        self._scaling = self._of_data.get("scaling", "unit")
+        if self._scaling not in ("unit", "bipolar", "raw"):
+            raise ArgumentError("ckpt_path", "has no usable scaling")
         self._network, self._dtype = _NETWORKS[self.learner](hyper, checkpoint["state_dict"])
         self._classes = class_names(self._of_data, n_classes)
 
@@ -127,11 +132,11 @@ class _Model:
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         """Pixels from 0 to 255 as the model takes them."""
-        x, scaling = pixels.to(self._dtype), self._of_data.get("scaling", "unit")
-        if scaling == "raw":
+        x = pixels.to(self._dtype)
+        if self._scaling == "raw":
             spec = SPECS.get(str(self._of_data.get("name")))
             return x if spec is None else (x * (spec.max_pixel / 255)).round()
-        return x / 255 if scaling == "unit" else x * (2 / 255) - 1
+        return x / 255 if self._scaling == "unit" else x * (2 / 255) - 1
 
 
 Network = tuple[Callable[[Tensor], Tensor], torch.dtype]
@@ -141,8 +146,10 @@ def _mlp(hyper: Mapping[str, Any], state: Mapping[str, Any]) -> Network:
     """The outputs of a LitMLP's network, by the mean weights where it has them."""
     hidden = hyper.get("hidden")
     sizes = [hyper["in_features"], *(hidden if isinstance(hidden, list) else [hidden]), hyper["n_classes"]]
-    if not all(type(size) is int and 0 < size < 2**31 for size in sizes) or hyper.get("activation") not in ACTIVATIONS:
-        raise ArgumentError("ckpt_path", "has no usable hidden and activation")
+    if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+        raise ArgumentError("ckpt_path", "has no usable hidden")
+    if not isinstance(hyper.get("activation"), str) or hyper["activation"] not in ACTIVATIONS:
+        raise ArgumentError("ckpt_path", "has no usable activation")
     shapes: dict[str, tuple[int, ...]] = {}
     for k, (i, o) in enumerate(pairwise(sizes)):
         shapes |= {f"network.{2 * k}.weight": (o, i), f"network.{2 * k}.bias": (o,)}
