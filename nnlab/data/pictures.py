@@ -168,7 +168,6 @@ def _one_digit(contrast: Gray, ink: Mask) -> Gray:
     if sizes[inner].max(initial=0) >= 0.06 * max(ink.shape):
         sizes = np.where(inner, sizes, 0)  # what runs into the margin is the edge of the paper, or a line on it
     kept = (sizes >= 0.12 * sizes.max()) & (areas >= 0.02 * areas[sizes > 0].max())  # the rest is dust
-    all_ink = ink.sum()
     ink = np.isin(labels, np.flatnonzero(kept) + 1)
     near = ndimage.distance_transform_edt(~ink, sampling=(0.4, 1)) <= 0.05 * sizes.max()
     groups, n = ndimage.label(near)  # a digit may be of strokes that do not touch, such as the hat of a 5
@@ -178,8 +177,6 @@ def _one_digit(contrast: Gray, ink: Mask) -> Gray:
     if large > 1:
         raise PictureError(f"shows {large} separate shapes: cut out one digit")
     chosen = int(sizes.argmax())
-    if (ink & (groups == chosen + 1)).sum() < 0.75 * all_ink:
-        raise PictureError("shows more than a digit: cut out one digit on plain paper")
     (rows, columns), group = boxes[chosen], groups == chosen + 1
     if columns.stop - columns.start > 2.2 * (rows.stop - rows.start):
         raise PictureError("shows a shape too wide for a digit: cut out one digit")

@@ -229,7 +229,7 @@ MNIST = [
 
 def counted(ended: Ended, targets: dict[str, int]) -> int:
     """How many pictures got the right class."""
-    return sum(f"{name}: {digit} (" in ended.out for name, digit in targets.items())
+    return sum(f"\n{name}: {digit} (" in f"\n{ended.out}" for name, digit in targets.items())
 
 
 class TestWithMNIST:
