@@ -15,7 +15,7 @@ TRAINING = {
     "fit": "train a model, and keep the best and the last checkpoint",
     "validate": "measure a checkpoint on the validation images",
     "test": "measure a checkpoint on the 10,000 test images",
-    "predict": "write a checkpoint's predictions for the test images to a file",
+    "predict": "say what pictures show, or write the predictions for the test images to a file",
 }
 OTHERS = {
     "export": "write a checkpoint's network to a .onnx, .pt2 or .safetensors, checked against it",
@@ -29,6 +29,7 @@ examples:
   nnlab fit --config smoke        try the installation, in seconds and without a network
   nnlab fit --config mlp          train the multi-layer perceptron on MNIST
   nnlab test --config mlp         test the newest checkpoint of that model
+  nnlab predict seven.png         say what digit a picture shows, by the best model of the newest run
   nnlab fit --config mlp --help   the options that matter; --help all shows every one
   nnlab export model.onnx         take the best checkpoint of the newest run to another program
   nnlab data mnist                download MNIST, verify it and say where it lies
@@ -85,6 +86,18 @@ def _train(command: str, arguments: Sequence[str]) -> None:
         sys.exit(130)
 
 
+def _names_pictures(arguments: Sequence[str]) -> bool:
+    """Whether an argument is neither a flag nor a flag's value."""
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        return False
+    is_value = False
+    for argument in arguments:
+        if not argument.startswith("-") and not is_value:
+            return True
+        is_value = argument.startswith("-") and "=" not in argument and argument not in ("--as-is", "--debug")
+    return "--as-is" in arguments
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
@@ -105,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["--debug"]:
         arguments = [*arguments[1:], "--debug"]
     command = arguments[0] if arguments else ""
+    if command == "predict" and _names_pictures(arguments[1:]):
+        from nnlab.training.pictures import main as pictures  # noqa: PLC0415
+
+        sys.exit(pictures(arguments[1:]))
     # each is imported when it is called: Lightning and torch take seconds
     if command in TRAINING:
         _train(command, arguments)

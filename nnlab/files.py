@@ -38,6 +38,22 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[I
         raise
 
 
+def claim_folder(parent: Path) -> Path:
+    """Make a folder that no other run has: the first version_N that is free. mkdir fails where it exists."""
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_temporary(parent)
+    taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
+    number = max(taken, default=-1) + 1
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
 def _sync(folder: Path) -> None:
     """Sync the folder, so that the rename survives a power cut; POSIX only."""
     if os.name == "posix":

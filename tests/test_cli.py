@@ -64,8 +64,8 @@ def accuracy_of(ended: Ended) -> float:
     return float(number)
 
 
-def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions of a checkpoint of the smoke recipe for the test images, by the network alone, and their labels."""
+def outputs_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs of a checkpoint of the smoke recipe for the test images, by the network alone, and their labels."""
     checkpoint = read_checkpoint(path)
     network = MLP([64, 32, 10], "relu")
     prefix = "network."
@@ -73,7 +73,8 @@ def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     )
     images, labels = load("digits")["test"]
-    return network(images.flatten(1) / 16).argmax(1), labels
+    with torch.no_grad():
+        return network(images.flatten(1) / 16), labels
 
 
 # From fit to test
@@ -82,8 +83,8 @@ def predictions_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def test_fit_ends_with_the_line_that_tests_the_best_model_and_it_works_as_printed(smoked):
     line = smoked.lines[-1]
     assert line == f"nnlab test --ckpt_path {BEST}"
-    predicted, labels = predictions_of(BEST)
-    expected = (predicted == labels).double().mean().item()
+    outputs, labels = outputs_of(BEST)
+    expected = (outputs.argmax(1) == labels).double().mean().item()
     assert accuracy_of(nnlab(*shlex.split(line)[1:])) == pytest.approx(expected, abs=5e-5)
     assert expected > 0.8
     assert accuracy_of(nnlab("test", "--config", SMOKE)) == pytest.approx(expected, abs=5e-5)  # the newest is found
@@ -152,10 +153,13 @@ def test_predict_writes_what_the_network_predicts(smoked):
     path = Path(ended.lines[-1].removeprefix("predictions: "))
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["index", "target", "prediction"]
-    predicted, labels = predictions_of(BEST)
-    expected = zip(range(360), labels.tolist(), predicted.tolist(), strict=True)
-    assert [tuple(map(int, row)) for row in rows] == list(expected)
+    assert header == ["index", "target", "prediction", "probability", *(f"p{k}" for k in range(10))]
+    outputs, labels = outputs_of(BEST)
+    expected = zip(range(360), labels.tolist(), outputs.argmax(1).tolist(), strict=True)
+    assert [tuple(map(int, row[:3])) for row in rows] == list(expected)
+    found = torch.tensor([list(map(float, row[3:])) for row in rows])
+    torch.testing.assert_close(found[:, 1:], outputs.softmax(1), atol=1e-6, rtol=1e-4)
+    assert torch.equal(found[:, 0], found[:, 1:].max(1).values)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another():

@@ -1,5 +1,6 @@
-"""Callbacks: signals that keep the model, the best and the last checkpoint, a line for each epoch, the picture."""
+"""The writer of checkpoints; callbacks that keep the model and the checkpoints, print lines and draw the curve."""
 
+import os
 import shutil
 import signal
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
@@ -25,6 +27,16 @@ from nnlab.validation import ArgumentError
 
 ASK = 20  # steps between two checks whether any process is interrupted: each check is an all-reduce
 TWICE = 1.0  # seconds within which a repeated signal counts once: schedulers send it to the process and its group
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint whole: a kill at any moment leaves the old file or the new."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        write_whole(path, lambda file: torch.save(checkpoint, file))
 
 
 class KeepOnInterrupt(L.Callback):

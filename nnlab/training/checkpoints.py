@@ -10,17 +10,15 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor
 
-from nnlab.files import write_whole
+from nnlab.config_files import UserError
 from nnlab.validation import ArgumentError
 
 DIGEST, RANDOM = "digest", "random"
@@ -30,16 +28,6 @@ FIELDS = {"learner": str, "epoch": int, "global_step": int, "hyper_parameters": 
 CHECKED_LATER = {"best_k_models", "combined_loader"}  # where each is used
 MAY_BE_NEGATIVE = ("last_epoch", "_step_count", "mode_worse", "best")
 OF_TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint whole: a kill at any moment leaves the old file or the new."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
-        """Write ``checkpoint`` to ``path``."""
-        write_whole(path, lambda file: torch.save(checkpoint, file))
 
 
 # ---- the digest ------------------------------------------------------------------------------------------------------
@@ -174,6 +162,53 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
     return checkpoint
 
 
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+NEWEST = ("best", "last")  # what --ckpt_path may say in place of a file
+
+
+def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path:
+    """The best or the last checkpoint of the newest run that fits.
+
+    Args:
+        root: the folder of all runs.
+        which: "best" is the one that the run's last one recorded as such, by its digest, else its newest; "last" is the
+            newest from which training can go on.
+        fits: reads a checkpoint, and raises an ArgumentError where it is not what is wanted.
+
+    Raises:
+        ArgumentError: none fits; what is wrong with the newest.
+        UserError: there is none at all.
+    """
+    files = sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if which == "last":
+        files = [path for path in files if path.name in ("last.ckpt", "interrupted.ckpt")]
+    else:
+        files = [path for path in files if path.name != "interrupted.ckpt"] or files
+        files = [_best_in(folder) for folder in dict.fromkeys(path.parent for path in files)]
+    problem = None
+    for path in files:
+        try:
+            fits(path)
+        except ArgumentError as error:
+            problem = problem or error
+        else:
+            return path
+    if problem:
+        raise problem
+    raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one with --ckpt_path")
+
+
+def _best_in(folder: Path) -> Path:
+    newest = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    try:
+        states = read_checkpoint(folder / "last.ckpt").get("callbacks", {}).values()
+        digests = {state["best_digest"] for state in states if isinstance(state, dict) and state.get("best_digest")}
+        return next(p for p in newest if p.name != "last.ckpt" and read_checkpoint(p)[DIGEST]["sha256"] in digests)
+    except (ArgumentError, StopIteration):
+        return newest[0]
+
+
 # ---- against the module, the trainer and its callbacks ---------------------------------------------------------------
 
 
@@ -227,6 +262,8 @@ def check_callbacks(checkpoint: Mapping[str, Any], trainer: Any) -> None:
     Raises:
         ArgumentError: one is of another form than its callback's.
     """
+    from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging  # noqa: PLC0415 - seconds
+
     trains = trainer.state.fn == "fit"
     for callback in trainer.callbacks:
         key = callback.state_key

@@ -91,6 +91,7 @@ class Classifier(L.LightningModule, ABC):
         self._continuity = Continuity()
         self._step_hooks: list[Any] = []
         self.last_loss: Tensor | None = None  # of a mini-batch
+        self.last_outputs: Tensor | None = None  # of the latest batch that was predicted, (N, K)
 
     # ---- what a subclass computes ------------------------------------------------------------------------------------
 
@@ -398,7 +399,8 @@ class Classifier(L.LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The predicted class labels of a batch, x, (x,) or (x, labels): (N,) int64."""
-        return self._scores(batch[0] if isinstance(batch, (tuple, list)) else batch, self).argmax(1)
+        self.last_outputs = self._scores(batch[0] if isinstance(batch, (tuple, list)) else batch, self)
+        return self.last_outputs.argmax(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the model's name, the metrics of the epoch and the digest."""

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -27,14 +27,22 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import CONFIG, UserError, choices
 from nnlab.data import SPECS, DataError
-from nnlab.files import remove_temporary, write_whole
-from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
-from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
+from nnlab.files import claim_folder, write_whole
+from nnlab.training.callbacks import (
+    AtomicCheckpointIO,
+    BestAndLast,
+    EpochBar,
+    EpochLines,
+    KeepOnInterrupt,
+    LearningCurve,
+)
+from nnlab.training.checkpoints import NEWEST, check_fits, newest_checkpoint, read_checkpoint
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
+from nnlab.training.pictures import class_names, probabilities
 from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device
@@ -109,6 +117,18 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_whole(path, text.getvalue())
+
+
+class _Outputs(Callback):
+    """Keeps the outputs of all batches that are predicted."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Keep this batch's."""
+        if isinstance(pl_module, Classifier) and pl_module.last_outputs is not None:
+            self.found.append(pl_module.last_outputs.float().cpu())
 
 
 class FiguresFirst(Callback):
@@ -302,13 +322,23 @@ class NNLabCLI(LightningCLI):
         """Write the predictions for the test images to ``predictions.csv`` in the run's folder."""
         if self.trainer.world_size > 1:
             raise ArgumentError("devices", f"must be 1 to predict, got {self.trainer.world_size} processes")
+        kept = _Outputs()
+        self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
         predictions = self.trainer.predict(model, datamodule=datamodule, weights_only=True, **kwargs)
         labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
-        rows = zip(range(len(predicted)), labels[: len(predicted)], predicted, strict=True)
+        columns, rows = (
+            ["index", "target", "prediction"],
+            [*zip(range(len(predicted)), labels, predicted, strict=False)],
+        )
+        if kept.found and (of_classes := probabilities(torch.cat(kept.found), model.hparams.get("loss"))) is not None:
+            names = class_names(datamodule.hparams, of_classes.shape[1])
+            columns += ["probability", *(f"p{name}" for name in names)]
+            of_each = of_classes.tolist()
+            rows = [(*row, p[row[2]], *p) for row, p in zip(rows, of_each, strict=True)]
         path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
-        _write_csv(path, ("index", "target", "prediction"), rows)
+        _write_csv(path, columns, rows)
         _say(f"predictions: {path}")
 
 
@@ -327,22 +357,6 @@ def _check_beginning(checkpoint: dict[str, Any], config: Any) -> None:
             raise ArgumentError(name, f"must stay {old[name]} where a run goes on, got {value}")
 
 
-def claim_folder(parent: Path) -> Path:
-    """Make a folder that no other run has: the first version_N that is free. mkdir fails where it exists."""
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_temporary(parent)
-    taken = [int(n) for p in parent.glob("version_*") if (n := p.name.removeprefix("version_")).isdecimal()]
-    number = max(taken, default=-1) + 1
-    while True:
-        folder = parent / f"version_{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
 def _remove(folder: Path | None) -> None:
     """Remove the folder of a run that did not start, and the folders above it that are then empty."""
     if folder is None or any(folder.rglob("*.ckpt")):
@@ -355,51 +369,6 @@ def _remove(folder: Path | None) -> None:
 
 def _listed(value: Any) -> list[Any]:
     return [] if value is None else [*value] if isinstance(value, list) else [value]
-
-
-NEWEST = ("best", "last")  # what --ckpt_path may say in place of a file
-
-
-def newest_checkpoint(root: Path, which: str, fits: Callable[[Path], object]) -> Path:
-    """The best or the last checkpoint of the newest run that fits.
-
-    Args:
-        root: the folder of all runs.
-        which: "best" is the one that the run's last one recorded as such, by its digest, else its newest; "last" is the
-            newest from which training can go on.
-        fits: reads a checkpoint, and raises an ArgumentError where it is not what is wanted.
-
-    Raises:
-        ArgumentError: none fits; what is wrong with the newest.
-        UserError: there is none at all.
-    """
-    files = sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    if which == "last":
-        files = [path for path in files if path.name in ("last.ckpt", "interrupted.ckpt")]
-    else:
-        files = [path for path in files if path.name != "interrupted.ckpt"] or files
-        files = [_best_in(folder) for folder in dict.fromkeys(path.parent for path in files)]
-    problem = None
-    for path in files:
-        try:
-            fits(path)
-        except ArgumentError as error:
-            problem = problem or error
-        else:
-            return path
-    if problem:
-        raise problem
-    raise UserError(f"there is no checkpoint under {root}: train one with nnlab fit, or name one with --ckpt_path")
-
-
-def _best_in(folder: Path) -> Path:
-    newest = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    try:
-        states = read_checkpoint(folder / "last.ckpt").get("callbacks", {}).values()
-        digests = {state["best_digest"] for state in states if isinstance(state, dict) and state.get("best_digest")}
-        return next(p for p in newest if p.name != "last.ckpt" and read_checkpoint(p)[DIGEST]["sha256"] in digests)
-    except (ArgumentError, StopIteration):
-        return newest[0]
 
 
 def settings_of_checkpoint(command: str, flags: Sequence[str]) -> dict[str, Any]:

@@ -218,9 +218,25 @@ TRAINING = {
 }
 
 
+PICTURES = """\
+usage: nnlab predict PICTURE ... [--ckpt_path FILE] [--as-is] [--out FILE.png]
+
+Say what digit each picture shows. It is prepared as MNIST's images were.
+  --ckpt_path FILE          the model: a checkpoint, best or last; best
+  --as-is                   only make the picture grey and small
+  --out FILE.png            where to draw what was given and what the network
+                            saw; pictures.png in a new folder below
+                            --trainer.default_root_dir
+
+Without a picture: write the predictions for the test images to a file.
+"""
+
+
 def short_help(command: str, learner: type[Classifier]) -> str:
     """The common options, the model's first, in lines of 80 columns."""
     lines = [f"usage: nnlab {command} [--config FILE_OR_RECIPE ...] [--OPTION VALUE ...]", ""]
+    if command == "predict":
+        lines = [PICTURES, *lines]
     lines += [f"the model, {learner.__name__}:", *_described(learner, "model"), ""]
     lines += ["the data:", *_described(MNISTDataModule, "data"), "", "training:"]
     for flag, words in TRAINING.items():

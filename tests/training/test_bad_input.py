@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from nnlab.data import SPECS
+from nnlab.files import claim_folder
 from nnlab.recipes import recipes
-from nnlab.training.command import claim_folder
 from tests.training.runs import CONFIGS, SMOKE, files_in, fit, nnlab, small_data_set
 
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]

@@ -15,10 +15,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from nnlab.files import write_whole
+from nnlab.files import claim_folder, write_whole
 from nnlab.training import AtomicCheckpointIO, BestAndLast, LitMLP, LitPerceptron, read_checkpoint
 from nnlab.training.checkpoints import DIGEST, check_fits, check_scheduler, sign
-from nnlab.training.command import claim_folder
 from nnlab.validation import ArgumentError
 from tests.training.runs import digits, trainer
 
