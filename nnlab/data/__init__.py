@@ -16,9 +16,11 @@ from nnlab.data.mnist import (
     raw_folder,
     verify,
 )
+from nnlab.data.own import MOST_CLASSES, Own, forget_own, is_class_name, load_own, spec_of
 from nnlab.data.sources import ensure
 
 __all__ = [
+    "MOST_CLASSES",
     "SPECS",
     "SPLITS",
     "Chunk",
@@ -30,14 +32,19 @@ __all__ = [
     "FileSpec",
     "IdxFile",
     "ImageSplit",
+    "Own",
     "ResidentLoader",
     "Split",
     "default_root",
     "ensure",
+    "forget_own",
+    "is_class_name",
     "load",
+    "load_own",
     "load_split",
     "raw_folder",
     "read_idx",
+    "spec_of",
     "verify",
     "write_idx",
 ]

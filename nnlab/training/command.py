@@ -26,12 +26,12 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import CONFIG, UserError, choices
-from nnlab.data import SPECS, DataError
+from nnlab.data import DataError, Own, forget_own, spec_of
 from nnlab.files import remove_temporary, write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
 from nnlab.training.classifier import Classifier
-from nnlab.training.datamodule import MNISTDataModule
+from nnlab.training.datamodule import MNISTDataModule, check_source
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
@@ -187,14 +187,19 @@ class NNLabCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         self.learner = learner_named(config.model.class_path)
-        spec = SPECS[config.data.name]
-        of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
+        data = config.data
+        check_source(data.name, data.root, data.path, data.label)
+        spec = spec_of(data.name, data.path, data.label, keep=True)
+        Parser.data_flag = "--data.path" if isinstance(spec, Own) else "--data.name"
+        of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "classes": list(spec.classes)}
+        of_data["scaling"] = data.scaling
         wanted = {**config.model.init_args.as_dict(), **of_data}
         if isinstance(wanted.get("hidden"), int):
             wanted["hidden"] = [wanted["hidden"]]
         if config.ckpt_path in NEWEST or (config.ckpt_path is None and command != "fit"):
             root = Path(config.trainer.default_root_dir or ".")
-            fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
+            named = {"name": None if data.path else data.name or "mnist"}
+            fits = partial(check_fits, learner=self.learner, wanted=wanted | named)
             path = newest_checkpoint(root, config.ckpt_path or "best", fits)
             _say(f"checkpoint: {path}")
             config.ckpt_path = str(path)
@@ -306,7 +311,9 @@ class NNLabCLI(LightningCLI):
         labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
-        rows = zip(range(len(predicted)), labels[: len(predicted)], predicted, strict=True)
+        names: Sequence[Any] = range(datamodule.n_classes) if datamodule.path is None else datamodule.classes
+        index = datamodule.test_index[: len(predicted)]
+        rows = [(i, names[y], names[p]) for i, y, p in zip(index, labels[: len(predicted)], predicted, strict=True)]
         path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
         _write_csv(path, ("index", "target", "prediction"), rows)
         _say(f"predictions: {path}")
@@ -448,6 +455,8 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     quiet()
     follow_parent(arguments[0])
     NNLabCLI.folder, NNLabCLI.settings, Parser.learner, Parser.chosen = None, None, LitMLP, dict(chosen)
+    Parser.data_flag = "--data.name"
+    forget_own()
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
             chosen = choices(settings) | dict(chosen)

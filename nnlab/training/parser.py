@@ -116,6 +116,7 @@ class Parser(LightningArgumentParser):
 
     learner: type[Classifier] = LitMLP
     chosen: ClassVar[dict[str, Any]] = {}  # classes by name
+    data_flag: ClassVar[str] = "--data.name"  # or --data.path, whichever says what the data is
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise the parser's message, in one line.
@@ -174,8 +175,8 @@ class Parser(LightningArgumentParser):
     @classmethod
     def flag_of(cls, argument: str) -> str:
         """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
-        if argument in FROM_DATA:
-            return "--data.name"
+        if argument in FROM_DATA | {"classes"}:
+            return cls.data_flag
         if argument in inspect.signature(Distortion).parameters:
             return f"--data.distort.{argument}"
         if argument == "state_dict":  # of the loader, which resumes with the same batches only
