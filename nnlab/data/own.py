@@ -420,13 +420,13 @@ def _read_npz(path: Path, label: str | None) -> _Parts:
     if label is not None:
         raise DataError.mismatch(path, "arrays", "no --data.label: y holds the labels")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             whole = arrays.files == [] or "x" in arrays.files
             splits: tuple[Split, ...] = ("train",) if whole or "x_test" not in arrays.files else ("train", "test")
             total = sum(info.file_size for info in arrays.zip.infolist())
             _check_memory(path, total, f"arrays of {total:,} bytes")
             return {split: _npz_part(path, arrays, "" if whole else f"_{split}") for split in splits}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, NotImplementedError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, NotImplementedError) as error:
         raise DataError.mismatch(path, f"that it cannot be read ({' '.join(str(error).split())})", "an .npz") from error
 
 
@@ -512,9 +512,16 @@ def _csv(path: Path, file: IO[str], label: str | None, delimiter: str) -> _Part:
         if full := [line for line in chunk if line.strip()]:
             try:
                 table = np.loadtxt(
-                    full, np.float64, **_as_csv(delimiter), ndmin=2, converters={at: lambda text: codes[text.strip()]}
+                    full,
+                    np.float64,
+                    max_rows=len(full),
+                    **_as_csv(delimiter),
+                    ndmin=2,
+                    converters={at: lambda text: codes[text.strip()]},
                 )
             except ValueError as error:
+                if len(codes) > MOST_CLASSES:
+                    raise OverflowError from error
                 raise _in_row(path, str(error), done, columns) from error
             if table.shape[1] != len(cells):
                 raise DataError.mismatch(path, f"{table.shape[1]} cells in row {done + 1}", f"{len(cells)}")
