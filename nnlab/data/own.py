@@ -496,7 +496,7 @@ def _csv(path: Path, file: IO[str], label: str | None, delimiter: str) -> _Part:
     first = _line(path, file, 1)
     if not first.strip():
         raise DataError.mismatch(path, "an empty first line", "names of columns, or a sample")
-    cells = [str(cell).strip() for cell in np.loadtxt([first], str, **_as_csv(delimiter), ndmin=1)]
+    cells = [str(cell).strip() for cell in np.loadtxt([first], str, max_rows=1, **_as_csv(delimiter), ndmin=1)]
     if len(cells) < 2:
         found = f"one column, {cells[0][:40]!r}"
         raise DataError.mismatch(path, found, f"columns apart by {'tabs' if delimiter != ',' else 'commas'}")
@@ -514,7 +514,7 @@ def _csv(path: Path, file: IO[str], label: str | None, delimiter: str) -> _Part:
                 table = np.loadtxt(
                     full,
                     np.float64,
-                    max_rows=len(full),
+                    max_rows=len(full),  # else numpy makes room for 50,000 rows
                     **_as_csv(delimiter),
                     ndmin=2,
                     converters={at: lambda text: codes[text.strip()]},

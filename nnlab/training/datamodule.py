@@ -42,7 +42,7 @@ class MNISTDataModule(L.LightningDataModule):
     one permutation of tensors that stay on the training device, and mini-batches are slices of it.
 
     Args:
-        name: Which data set; mnist by default, none where path is given. mnist, fashion_mnist and kmnist have 60,000
+        name: Which data set, mnist by default; none where path is given. mnist, fashion_mnist and kmnist have 60,000
             training and 10,000 test images of 28×28 pixels; digits is scikit-learn's 1,797 images of 8×8, and needs no
             network.
         root: The folder that holds the files, in torchvision's layout, <root>/MNIST/raw/train-images-idx3-ubyte and so

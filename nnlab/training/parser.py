@@ -237,8 +237,10 @@ def _described(owner: type, group: str) -> Iterator[str]:
         if name in FROM_DATA:
             continue
         first = re.split(r"(?<=[.;])\s", words.get(name, ""))[0].rstrip(".;")
-        if get_origin(parameter.annotation) is Literal:
-            first += f": {', '.join(map(str, get_args(parameter.annotation)))}"
+        kind = parameter.annotation
+        kinds = [kind] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not type(None)]
+        if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+            first += f": {', '.join(map(str, get_args(kinds[0])))}"
         if parameter.default is not None:
             first += f"; {parameter.default}"
         yield from _two_columns(f"--{group}.{name}", first)

@@ -98,14 +98,17 @@ def assert_equal(one: Own, other: Own) -> None:
 # the same data
 
 
-def test_every_form_gives_the_same_model_to_the_last_bit():
-    states = {}
+def test_every_form_gives_the_same_model_to_the_last_bit_and_is_read_once(monkeypatch):
+    states, parts_of, read = {}, own._parts, []
+    monkeypatch.setattr(own, "_parts", lambda path, label: read.append(path.name) or parts_of(path, label))
     for form in FORMS:
         ended = fit("--data.path", written(form), *FIT, f"--trainer.default_root_dir=runs/{form}")
         assert any(f"{form}: 46 samples" in line and "classes 0, 1, 2" in line for line in ended.lines)
         last = read_checkpoint(Path(f"runs/{form}/LitMLP/version_0/checkpoints/last.ckpt"))
         assert last["datamodule_hyper_parameters"]["classes"] == ["0", "1", "2"]
         states[form] = last["state_dict"]
+    assert read == list(FORMS)
+    assert own._kept == {}
     for form, state in states.items():
         for name, value in state.items():
             assert torch.equal(value, states["idx"][name]), (form, name)
@@ -200,15 +203,6 @@ def test_a_run_goes_on_to_the_same_bits():
         for root in ("runs", "two")
     )
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-
-
-def test_the_command_reads_the_data_once(monkeypatch):
-    read = []
-    tables = {".csv": lambda path, label: read.append(path) or own._read_csv(path, label)}
-    monkeypatch.setattr(own, "TABLES", tables)
-    fit("--data.path", written("a.csv"), *FIT)
-    assert len(read) == 1
-    assert own._kept == {}
 
 
 # labels and values
