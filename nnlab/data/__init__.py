@@ -16,11 +16,10 @@ from nnlab.data.mnist import (
     raw_folder,
     verify,
 )
-from nnlab.data.own import MOST_CLASSES, Own, forget_own, is_class_name, load_own, spec_of
+from nnlab.data.own import Own, load_own, spec_of
 from nnlab.data.sources import ensure
 
 __all__ = [
-    "MOST_CLASSES",
     "SPECS",
     "SPLITS",
     "Chunk",
@@ -37,8 +36,6 @@ __all__ = [
     "Split",
     "default_root",
     "ensure",
-    "forget_own",
-    "is_class_name",
     "load",
     "load_own",
     "load_split",

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor
 
-from nnlab.data import MOST_CLASSES, is_class_name
+from nnlab.data.own import MOST_CLASSES, is_class_name
 from nnlab.files import write_whole
 from nnlab.validation import ArgumentError
 

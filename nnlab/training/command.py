@@ -26,7 +26,8 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import CONFIG, UserError, choices
-from nnlab.data import DataError, Own, forget_own, spec_of
+from nnlab.data import DataError, Own, spec_of
+from nnlab.data.own import forget_own
 from nnlab.files import remove_temporary, write_whole
 from nnlab.training.callbacks import BestAndLast, EpochBar, EpochLines, KeepOnInterrupt, LearningCurve
 from nnlab.training.checkpoints import DIGEST, AtomicCheckpointIO, check_fits, read_checkpoint
