@@ -4,7 +4,7 @@ endif
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := bench,fast,export,dev
+EXTRAS := bench,data,fast,export,dev
 PYTEST := -m pytest --basetemp=.pytest_tmp --numprocesses=auto --dist=worksteal
 
 .DEFAULT_GOAL := train

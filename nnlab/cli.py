@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from nnlab.config_files import LineParser, UserError, read_arguments
@@ -17,11 +18,14 @@ TRAINING = {
     "test": "measure a checkpoint on the 10,000 test images",
     "predict": "say what pictures show, or write the predictions for the test images to a file",
 }
-OTHERS = {
-    "export": "write a checkpoint's network to a .onnx, .pt2 or .safetensors, checked against it",
-    "data": "download the data sets' files, verify them, and say where they lie",
-    "trace": "show where every number of a small network comes from, forward and backward",
-    "check": "test every hand-written gradient, or say what is wrong with a learner's",
+OTHERS = {  # the module that has it, and what it does
+    "export": (
+        "nnlab.export_command",
+        "write a checkpoint's network to a .onnx, .pt2 or .safetensors, checked against it",
+    ),
+    "data": ("nnlab.data_command", "download the data sets' files, verify them, and say where they lie"),
+    "trace": ("nnlab.trace", "show where every number of a small network comes from, forward and backward"),
+    "check": ("nnlab.verify.command", "test every hand-written gradient, or say what is wrong with a learner's"),
 }
 
 EPILOG = """\
@@ -126,22 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in TRAINING:
         _train(command, arguments)
         return
-    if command == "export":
-        from nnlab.export_command import main as export  # noqa: PLC0415
-
-        sys.exit(export(arguments[1:]))
-    if command == "data":
-        from nnlab.data_command import main as data  # noqa: PLC0415
-
-        sys.exit(data(arguments[1:]))
-    if command == "trace":
-        from nnlab.trace import main as trace  # noqa: PLC0415
-
-        sys.exit(trace(arguments[1:]))
-    if command == "check":
-        from nnlab.verify.command import main as check  # noqa: PLC0415
-
-        sys.exit(check(arguments[1:]))
+    if command in OTHERS:
+        sys.exit(import_module(OTHERS[command][0]).main(arguments[1:]))
     parser = LineParser(
         prog="nnlab",
         description="The perceptron and the multi-layer perceptron with hand-written, tested gradients.",
@@ -151,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for name, text in {**TRAINING, **OTHERS}.items():
+    for name, text in {**TRAINING, **{name: text for name, (_, text) in OTHERS.items()}}.items():
         commands.add_parser(name, help=text, add_help=False)
     options = parser.parse_args(arguments)
     if options.version:

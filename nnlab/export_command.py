@@ -85,8 +85,7 @@ def _run(options: argparse.Namespace) -> int:
 
     if problem := torchvision_problem():
         raise UserError(problem)
-    from nnlab.training.checkpoints import read_checkpoint  # noqa: PLC0415 - Lightning takes seconds
-    from nnlab.training.command import NEWEST, newest_checkpoint  # noqa: PLC0415
+    from nnlab.training.checkpoints import NEWEST, newest_checkpoint, read_checkpoint  # noqa: PLC0415 - torch, too
     from nnlab.training.export import DifferenceError, export_model  # noqa: PLC0415
     from nnlab.training.messages import quiet  # noqa: PLC0415
 

@@ -16,6 +16,7 @@ from nnlab.data.mnist import (
     raw_folder,
     verify,
 )
+from nnlab.data.own import Own, load_own, spec_of
 from nnlab.data.sources import ensure
 
 __all__ = [
@@ -30,14 +31,17 @@ __all__ = [
     "FileSpec",
     "IdxFile",
     "ImageSplit",
+    "Own",
     "ResidentLoader",
     "Split",
     "default_root",
     "ensure",
     "load",
+    "load_own",
     "load_split",
     "raw_folder",
     "read_idx",
+    "spec_of",
     "verify",
     "write_idx",
 ]

@@ -85,6 +85,16 @@ class DataSpec:
         return math.prod(self.image_shape)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, which are their numbers."""
+        return tuple(map(str, range(self.n_classes)))
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the images are square."""
+        return self.image_shape[0] == self.image_shape[1]
+
+    @property
     def files(self) -> tuple[FileSpec, ...]:
         """The training images and labels, then the test images and labels; empty for a data set without files."""
         if self.folder is None:

@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nnlab.config_files import UserError
+from nnlab.data.own import MOST_CLASSES, is_class_name
 from nnlab.validation import ArgumentError
 
 DIGEST, RANDOM = "digest", "random"
@@ -112,6 +114,9 @@ def check_content(checkpoint: Mapping[str, Any]) -> None:
     for name, kind in {**OF_TRAINING, "datamodule_hyper_parameters": dict}.items():
         if not isinstance(checkpoint.get(name, kind()), kind):
             _refuse(f"has no usable {name}")
+    classes = checkpoint.get("datamodule_hyper_parameters", {}).get("classes", [])
+    if not isinstance(classes, list) or len(classes) > MOST_CLASSES or not all(map(is_class_name, classes)):
+        _refuse("has no usable classes")
     if not all(isinstance(loop, Mapping) for loop in checkpoint.get("loops", {}).values()):
         _refuse("has no usable loops")
     if checkpoint["epoch"] < 0 or checkpoint["global_step"] < 0:
@@ -144,7 +149,7 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
         path: the checkpoint.
         learner: whose name and architecture must be the checkpoint's.
         wanted: hyper-parameters by name; those in ``learner.architecture`` count, and the ``scaling`` and the ``name``
-            of the data.
+            of the data. Without ``classes`` a checkpoint is of classes that are numbers.
 
     Raises:
         ArgumentError: naming the argument that differs, what it is in the checkpoint and what was asked for.
@@ -154,9 +159,12 @@ def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping
         raise ArgumentError("model", f"is {learner.__name__}, but {path} holds a {checkpoint['learner']}")
     of_data = checkpoint.get("datamodule_hyper_parameters", {})
     found = {**(of_data if isinstance(of_data, Mapping) else {}), **checkpoint["hyper_parameters"]}
-    for name in (*learner.architecture, *({"scaling", "name"} & found.keys())):
+    if isinstance(n_classes := found.get("n_classes"), int) and 0 < n_classes <= MOST_CLASSES:
+        found.setdefault("classes", [str(k) for k in range(n_classes)])
+    for name in (*learner.architecture, *({"scaling", "name", "classes"} & found.keys())):
         if name in wanted and found.get(name) != wanted[name]:
-            raise ArgumentError(name, f"is {wanted[name]}, but {path} was trained with {found.get(name)}")
+            asked, has = (textwrap.shorten(str(value), 80) for value in (wanted[name], found.get(name)))
+            raise ArgumentError(name, f"is {asked}, but {path} was trained with {has}")
     if not learner.sizes_fit(checkpoint["hyper_parameters"], checkpoint["state_dict"]):
         _refuse("has weights of other sizes than its hyper-parameters say")
     return checkpoint

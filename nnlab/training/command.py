@@ -26,7 +26,8 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from nnlab.config_files import CONFIG, UserError, choices
-from nnlab.data import SPECS, DataError
+from nnlab.data import DataError, Own, spec_of
+from nnlab.data.own import forget_own
 from nnlab.files import claim_folder, write_whole
 from nnlab.training.callbacks import (
     AtomicCheckpointIO,
@@ -38,7 +39,7 @@ from nnlab.training.callbacks import (
 )
 from nnlab.training.checkpoints import NEWEST, check_fits, newest_checkpoint, read_checkpoint
 from nnlab.training.classifier import Classifier
-from nnlab.training.datamodule import MNISTDataModule
+from nnlab.training.datamodule import MNISTDataModule, check_source
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
@@ -207,14 +208,19 @@ class NNLabCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         self.learner = learner_named(config.model.class_path)
-        spec = SPECS[config.data.name]
-        of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "scaling": config.data.scaling}
+        data = config.data
+        check_source(data.name, data.root, data.path, data.label)
+        spec = spec_of(data.name, data.path, data.label, keep=True)
+        Parser.data_flag = "--data.path" if isinstance(spec, Own) else "--data.name"
+        of_data = {"in_features": spec.in_features, "n_classes": spec.n_classes, "classes": list(spec.classes)}
+        of_data["scaling"] = data.scaling
         wanted = {**config.model.init_args.as_dict(), **of_data}
         if isinstance(wanted.get("hidden"), int):
             wanted["hidden"] = [wanted["hidden"]]
         if config.ckpt_path in NEWEST or (config.ckpt_path is None and command != "fit"):
             root = Path(config.trainer.default_root_dir or ".")
-            fits = partial(check_fits, learner=self.learner, wanted=wanted | {"name": config.data.name})
+            named = {"name": None if data.path else data.name or "mnist"}
+            fits = partial(check_fits, learner=self.learner, wanted=wanted | named)
             path = newest_checkpoint(root, config.ckpt_path or "best", fits)
             _say(f"checkpoint: {path}")
             config.ckpt_path = str(path)
@@ -328,15 +334,16 @@ class NNLabCLI(LightningCLI):
         labels = datamodule.predict_dataloader().labels.tolist()
         predicted = [label for batch in predictions or [] for label in torch.as_tensor(batch).tolist()]
         # --trainer.limit_predict_batches predicts the first ones only
-        columns, rows = (
-            ["index", "target", "prediction"],
-            [*zip(range(len(predicted)), labels, predicted, strict=False)],
-        )
+        names: Sequence[Any] = range(datamodule.n_classes) if datamodule.path is None else datamodule.classes
+        index, columns = datamodule.test_index[: len(predicted)], ["index", "target", "prediction"]
+        rows: list[tuple[Any, ...]] = [
+            (i, names[y], names[p]) for i, y, p in zip(index, labels[: len(predicted)], predicted, strict=True)
+        ]
         if kept.found and (of_classes := probabilities(torch.cat(kept.found), model.hparams.get("loss"))) is not None:
-            names = class_names(datamodule.hparams, of_classes.shape[1])
-            columns += ["probability", *(f"p{name}" for name in names)]
-            of_each = of_classes.tolist()
-            rows = [(*row, p[row[2]], *p) for row, p in zip(rows, of_each, strict=True)]
+            columns += ["probability", *(f"p{name}" for name in class_names(datamodule.hparams, of_classes.shape[1]))]
+            rows = [
+                (*row, of_all[p], *of_all) for row, p, of_all in zip(rows, predicted, of_classes.tolist(), strict=True)
+            ]
         path = claim_folder(Path(self.trainer.default_root_dir) / self.learner.__name__) / "predictions.csv"
         _write_csv(path, columns, rows)
         _say(f"predictions: {path}")
@@ -417,6 +424,8 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     quiet()
     follow_parent(arguments[0])
     NNLabCLI.folder, NNLabCLI.settings, Parser.learner, Parser.chosen = None, None, LitMLP, dict(chosen)
+    Parser.data_flag = "--data.name"
+    forget_own()
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
             chosen = choices(settings) | dict(chosen)

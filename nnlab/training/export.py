@@ -258,7 +258,7 @@ def _inputs(
     spec = SPECS.get(name) if isinstance(name, str) else None
     if spec and spec.in_features == model.in_features:
         return Inputs("pixels", spec.image_shape, torch.uint8, scaling, spec.max_pixel), name
-    most = of_data.get("max_pixel", 1 if scaling == "raw" else None)
+    most = of_data.get("max_pixel") or (1 if scaling == "raw" else None)
     if not isinstance(most, (int, float)) or not 0 < most < float("inf"):
         raise ArgumentError("ckpt_path", f"does not say the largest value of its data, which scaling {scaling} needs")
     return Inputs("inputs", (model.in_features,), own, scaling, most), None

@@ -116,6 +116,7 @@ class Parser(LightningArgumentParser):
 
     learner: type[Classifier] = LitMLP
     chosen: ClassVar[dict[str, Any]] = {}  # classes by name
+    data_flag: ClassVar[str] = "--data.name"  # or --data.path, whichever says what the data is
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise the parser's message, in one line.
@@ -174,8 +175,8 @@ class Parser(LightningArgumentParser):
     @classmethod
     def flag_of(cls, argument: str) -> str:
         """The flag that sets an argument of the model, the data module, the trainer or the chosen optimizer."""
-        if argument in FROM_DATA:
-            return "--data.name"
+        if argument in FROM_DATA | {"classes"}:
+            return cls.data_flag
         if argument in inspect.signature(Distortion).parameters:
             return f"--data.distort.{argument}"
         if argument == "state_dict":  # of the loader, which resumes with the same batches only
@@ -252,8 +253,10 @@ def _described(owner: type, group: str) -> Iterator[str]:
         if name in FROM_DATA:
             continue
         first = re.split(r"(?<=[.;])\s", words.get(name, ""))[0].rstrip(".;")
-        if get_origin(parameter.annotation) is Literal:
-            first += f": {', '.join(map(str, get_args(parameter.annotation)))}"
+        kind = parameter.annotation
+        kinds = [kind] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not type(None)]
+        if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+            first += f": {', '.join(map(str, get_args(kinds[0])))}"
         if parameter.default is not None:
             first += f"; {parameter.default}"
         yield from _two_columns(f"--{group}.{name}", first)

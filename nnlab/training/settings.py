@@ -17,7 +17,7 @@ from lightning.pytorch.cli import instantiate_class
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nnlab.config_files import UserError
-from nnlab.data import SPECS
+from nnlab.data import spec_of
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule
 from nnlab.training.parser import FROM_DATA, LEARNERS
@@ -181,10 +181,13 @@ def _check_given(group: str, owner: type, given: Any) -> None:
 
 def _check_from_data(config: Any, learner: type[Classifier]) -> None:
     """Refuse sizes that differ from the data's."""
+    data = config.data
+    spec = spec_of(data.name, data.path, data.label, keep=True)
+    source = f"--data.name={data.name or 'mnist'}" if data.path is None else f"--data.path={data.path}"
     for name in sorted(FROM_DATA):
-        default, right = signature(learner).parameters[name].default, getattr(SPECS[config.data.name], name)
+        default, right = signature(learner).parameters[name].default, getattr(spec, name)
         if (given := config.model.init_args[name]) not in (default, right):
-            raise UserError(f"--model.{name} is {right} for --data.name={config.data.name}, got {given}: leave it out")
+            raise UserError(f"--model.{name} is {right} for {source}, got {given}: leave it out")
 
 
 def _check_names(config: Any) -> None:
@@ -229,7 +232,7 @@ def _check_writable(root: Path) -> None:
 
 SETTINGS = "settings"  # the field
 MOST_VALUES = 1000
-PATHS = {"data.root", "checkpoint.dirpath"}
+PATHS = {"data.root", "data.path", "checkpoint.dirpath"}
 NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "trainer.default_root_dir"}  # each command has its own
 ONE_PROCESS = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}  # not asked for again
 OPTIMIZERS = tuple(name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type))
