@@ -128,7 +128,7 @@ def load_own(path: str | os.PathLike[str], label: str | None = None, *, keep: bo
     Raises:
         DataError: the data cannot be used; one line that names the file, what was found and what was expected.
     """
-    key = str(path), label
+    key = str(Path(path).expanduser().absolute()), label
     own = _kept.pop(key, None)
     if own is None:
         try:

@@ -425,7 +425,6 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
     follow_parent(arguments[0])
     NNLabCLI.folder, NNLabCLI.settings, Parser.learner, Parser.chosen = None, None, LitMLP, dict(chosen)
     Parser.data_flag = "--data.name"
-    forget_own()
     try:
         if settings := settings_of_checkpoint(arguments[0], arguments[1:]):
             chosen = choices(settings) | dict(chosen)
@@ -452,6 +451,8 @@ def run(arguments: Sequence[str], chosen: Mapping[str, Any]) -> None:
         if not told and (is_rank or rank == 0):
             print(f"nnlab {arguments[0]}: error: {f'rank {rank}: ' if is_rank else ''}{line}", file=sys.stderr)
         sys.exit(status)
+    finally:
+        forget_own()
 
 
 def _explained(error: Exception) -> tuple[int, str]:

@@ -101,7 +101,7 @@ class MNISTDataModule(L.LightningDataModule):
         self._spec = spec = spec_of(name, path, label)
         self.hparams["name"] = self.data_name = None if path else name or "mnist"
         if isinstance(spec, Own):
-            self.hparams |= {"classes": list(spec.classes), "max_pixel": spec.max_pixel}
+            self.hparams["classes"], self.hparams["max_pixel"] = list(spec.classes), spec.max_pixel
             if self.distort and not spec.is_square:
                 raise ArgumentError("distort", "must be off for samples that are no square pictures of bytes")
             if spec.max_pixel is None and scaling != "raw":

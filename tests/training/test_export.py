@@ -223,10 +223,10 @@ def test_a_model_of_ones_own_data_takes_what_the_network_takes(trained):
     export = export_model(checkpoint, "model.safetensors")
     assert export.samples == "1,000 random samples"
     assert export.about["input"] == "inputs, float32 (N, 64)"
-    named = {"scaling": "unit", "max_pixel": 4.0, "classes": [f"a|{k}\n" for k in range(10)]}
+    named = {"scaling": "unit", "max_pixel": 4.0, "classes": [f"a|{k}" for k in range(10)]}
     export = export_model(crafted(trained(), datamodule_hyper_parameters=named), "model.safetensors")
     assert export.about["scaling"] == "unit: x / 4"
-    assert "| classes | a/0 , a/1" in export.card.read_text(encoding="utf-8")
+    assert "| classes | a/0, a/1" in export.card.read_text(encoding="utf-8")
 
 
 # What is refused
