@@ -142,6 +142,14 @@ def _check_digest(checkpoint: Mapping[str, Any]) -> None:
         _refuse("was written by a version of Lightning that nnlab does not know")
 
 
+def class_names(of_data: Mapping[str, Any], n_classes: int) -> list[str]:
+    """The names of the classes that a checkpoint's data has, else their numbers."""
+    names = of_data.get("classes")
+    if not isinstance(names, (list, tuple)) or len(names) != n_classes:
+        names = range(n_classes)
+    return [" ".join(str(name).split())[:40] for name in names]
+
+
 def check_fits(path: str | os.PathLike[str], learner: type[Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Check that a checkpoint has the module and the architecture that were asked for, and return it.
 

@@ -37,13 +37,13 @@ from nnlab.training.callbacks import (
     KeepOnInterrupt,
     LearningCurve,
 )
-from nnlab.training.checkpoints import NEWEST, check_fits, newest_checkpoint, read_checkpoint
+from nnlab.training.checkpoints import NEWEST, check_fits, class_names, newest_checkpoint, read_checkpoint
 from nnlab.training.classifier import Classifier
 from nnlab.training.datamodule import MNISTDataModule, check_source
 from nnlab.training.messages import quiet
 from nnlab.training.mlp import LitMLP
 from nnlab.training.parser import FROM_DATA, Parser, learner_named, short_help
-from nnlab.training.pictures import class_names, probabilities
+from nnlab.training.pictures import probabilities
 from nnlab.training.ranks import follow_parent, needs_parent, run_ranks, tell
 from nnlab.training.settings import SETTINGS, blamed, check_numbers, check_settings, settings_of, split, try_optimizer
 from nnlab.validation import ArgumentError, resolve_device

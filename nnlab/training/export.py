@@ -17,7 +17,7 @@ from nnlab.data import SPECS, load_split
 from nnlab.data.mnist import Root, find_files
 from nnlab.files import write_whole
 from nnlab.ops import LOSSES
-from nnlab.training.checkpoints import DIGEST, read_checkpoint
+from nnlab.training.checkpoints import DIGEST, class_names, read_checkpoint
 from nnlab.training.mlp import LitMLP
 from nnlab.training.perceptron import LitPerceptron
 from nnlab.validation import ArgumentError, check_choice
@@ -149,6 +149,7 @@ def export_model(
     with torch.no_grad():
         logits = model(Exported(layers, inputs, output, own).scaled(samples))
         expected = output(logits)
+    names = class_names(checkpoint.get("datamodule_hyper_parameters", {}), logits.shape[1])
     about = {
         "nnlab": __version__,
         "model": model.words,
@@ -157,7 +158,7 @@ def export_model(
         "scaling": f"{inputs.scaling}: {inputs.formula}",
         "max_pixel": f"{inputs.most:g}",
         "output": f"{output_name} (N, {logits.shape[1]})",
-        "classes": json.dumps(_classes(checkpoint, logits.shape[1]), ensure_ascii=False),
+        "classes": json.dumps(names, ensure_ascii=False),
         "data": data or "not known",
         "checkpoint_sha256": checkpoint[DIGEST]["sha256"],
     }
@@ -262,11 +263,6 @@ def _inputs(
     if not isinstance(most, (int, float)) or not 0 < most < float("inf"):
         raise ArgumentError("ckpt_path", f"does not say the largest value of its data, which scaling {scaling} needs")
     return Inputs("inputs", (model.in_features,), own, scaling, most), None
-
-
-def _classes(checkpoint: Mapping[str, Any], n: int) -> list[str]:
-    named = checkpoint.get("datamodule_hyper_parameters", {}).get("classes")
-    return list(map(str, named if isinstance(named, (list, tuple)) and len(named) == n else range(n)))
 
 
 def _layers(model: LitMLP | LitPerceptron) -> nn.Sequential:

@@ -24,7 +24,7 @@ from nnlab.data.pictures import PictureError, as_is, prepare, read_picture
 from nnlab.files import claim_folder, write_whole
 from nnlab.networks import PerceptronBank, mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
-from nnlab.training.checkpoints import NEWEST, check_weights, newest_checkpoint, read_checkpoint
+from nnlab.training.checkpoints import NEWEST, check_weights, class_names, newest_checkpoint, read_checkpoint
 from nnlab.validation import ArgumentError
 
 CELL, GAP, COLUMNS = 168, 12, 3  # of the sheet, in pixels: a picture's side, and between two; pairs in a row
@@ -80,14 +80,6 @@ def probabilities(outputs: Tensor, loss: str | None) -> Tensor | None:
         return None
     y = row.output(outputs.double())
     return y / y.sum(1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny)
-
-
-def class_names(of_data: Mapping[str, Any], n_classes: int) -> list[str]:
-    """The names of the classes that a checkpoint's data has, else their numbers."""
-    names = of_data.get("classes")
-    if not isinstance(names, (list, tuple)) or len(names) != n_classes:
-        names = range(n_classes)
-    return [" ".join(str(name).split())[:40] for name in names]
 
 
 class _Model:
