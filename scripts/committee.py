@@ -49,9 +49,8 @@ class Member:
     @property
     def file(self) -> str:
         """The name of its file, which tells it from others."""
-        return (
-            "-".join([f"width{self.width}", f"seed{self.seed}", *map(str, self.hidden), f"{self.epochs}epochs"]) + ".pt"
-        )
+        sizes = "-".join(map(str, self.hidden))
+        return f"width{self.width}-seed{self.seed}-{sizes}-{self.epochs}epochs-lr{self.lr:g}.pt"
 
     def network(self) -> MLP:
         """The network before training."""

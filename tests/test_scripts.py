@@ -98,7 +98,9 @@ def test_a_committee_is_kept_averaged_and_logged(monkeypatch, capsys):
     for before, after in zip(rows[:3], rows[3:], strict=True):
         for key in ("recipe", "seed", "val_acc", "test_acc", "seconds"):
             assert before[key] == after[key]
-    assert rows[2]["recipe"].startswith("committee of width0-seed0-8-3epochs, width12-seed1-8-3epochs; 2 copies")
+    assert rows[2]["recipe"].startswith(
+        "committee of width0-seed0-8-3epochs-lr0.1, width12-seed1-8-3epochs-lr0.1; 2 copies"
+    )
 
 
 def test_digits_are_stretched_to_a_width(monkeypatch):

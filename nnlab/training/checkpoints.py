@@ -142,6 +142,11 @@ def _check_digest(checkpoint: Mapping[str, Any]) -> None:
         _refuse("was written by a version of Lightning that nnlab does not know")
 
 
+def mean_of(name: str) -> str:
+    """The name of the tensor with the mean of a parameter of LitMLP's network, where its weights are averaged."""
+    return f"mean_{name.replace('.', '_')}"
+
+
 def class_names(of_data: Mapping[str, Any], n_classes: int) -> list[str]:
     """The names of the classes that a checkpoint's data has, else their numbers."""
     names = of_data.get("classes")

@@ -19,6 +19,7 @@ from nnlab.data import ResidentLoader
 from nnlab.engine import Adam, Masks, MLPEngine, NotFiniteError, Update, supports, update_of
 from nnlab.networks import MLP, Activation, Linear
 from nnlab.ops import ACTIVATIONS, LOSSES, Reduction
+from nnlab.training.checkpoints import mean_of
 from nnlab.training.classifier import Classifier, Engine
 from nnlab.validation import ArgumentError, check_at_least, check_choice, check_not_negative, check_positive
 
@@ -117,7 +118,7 @@ class LitMLP(Classifier):
         self.dropout, self.lr, self.schedule, self.average_epochs = dropout, lr, schedule, average_epochs
         if average_epochs:  # buffers, as an optimizer takes all parameters
             for name, parameter in self.network.named_parameters():
-                self.register_buffer(_mean_of(name), parameter.detach().clone())
+                self.register_buffer(mean_of(name), parameter.detach().clone())
             self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
         self._fell = False  # the learning rate of the run that this one resumes
         self._count = torch.zeros(())  # Adam's steps, where the engine counts them
@@ -169,13 +170,13 @@ class LitMLP(Classifier):
             raise ArgumentError("average_epochs", f"{must}, as in the checkpoint, got {self.average_epochs}")
         names = [name for name, _ in self.network.named_parameters()]
         if not trains and averages and state["averaged"]:
-            state.update({f"network.{name}": state[_mean_of(name)] for name in names if _mean_of(name) in state})
+            state.update({f"network.{name}": state[mean_of(name)] for name in names if mean_of(name) in state})
         if averages and not own:
-            for name in ("averaged", *map(_mean_of, names)):
+            for name in ("averaged", *map(mean_of, names)):
                 state.pop(name, None)
         elif own and not averages:
             state["averaged"] = torch.zeros_like(self.averaged)
-            state.update({_mean_of(name): state.get(f"network.{name}") for name in names})
+            state.update({mean_of(name): state.get(f"network.{name}") for name in names})
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the metrics where a callback ends the epoch; after one of the last epochs, average the weights."""
@@ -188,14 +189,14 @@ class LitMLP(Classifier):
         if before >= 0:
             self.averaged += 1
             for name, parameter in self.network.named_parameters():
-                self.get_buffer(_mean_of(name)).lerp_(parameter.detach(), 1 / int(self.averaged))
+                self.get_buffer(mean_of(name)).lerp_(parameter.detach(), 1 / int(self.averaged))
 
     def on_train_end(self) -> None:
         """Release the engine; the network gets the mean weights."""
         super().on_train_end()
         if self.average_epochs and self.averaged:
             for name, parameter in self.network.named_parameters():
-                parameter.detach().copy_(self.get_buffer(_mean_of(name)))
+                parameter.detach().copy_(self.get_buffer(mean_of(name)))
         elif self.average_epochs:
             rank_zero_info(f"no weights were averaged: training ended before its last {self.average_epochs} epochs")
 
@@ -235,7 +236,7 @@ class LitMLP(Classifier):
     def logits(self, x: Tensor) -> Tensor:
         """The network's outputs, (N, K), with the gradient by hand; outside training, with the mean weights."""
         if self.average_epochs and self.averaged and not self.training:
-            means = {name: self.get_buffer(_mean_of(name)) for name, _ in self.network.named_parameters()}
+            means = {name: self.get_buffer(mean_of(name)) for name, _ in self.network.named_parameters()}
             outputs: Tensor = functional_call(self.network, means, (x,))
             return outputs
         return autograd.mlp(self.network, x)
@@ -427,11 +428,6 @@ class LitMLP(Classifier):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Gradient descent with momentum; the command's ``--optimizer`` and ``--lr_scheduler`` take its place."""
         return torch.optim.SGD(self.parameters(), lr=self.lr or 0.1, momentum=0.9)
-
-
-def _mean_of(name: str) -> str:
-    """The buffer with the mean of a parameter."""
-    return f"mean_{name.replace('.', '_')}"
 
 
 LitMLP.base = LitMLP

@@ -24,7 +24,7 @@ from nnlab.data.pictures import PictureError, as_is, prepare, read_picture
 from nnlab.files import claim_folder, write_whole
 from nnlab.networks import PerceptronBank, mlp_forward
 from nnlab.ops import ACTIVATIONS, LOSSES
-from nnlab.training.checkpoints import NEWEST, check_weights, class_names, newest_checkpoint, read_checkpoint
+from nnlab.training.checkpoints import NEWEST, check_weights, class_names, mean_of, newest_checkpoint, read_checkpoint
 from nnlab.validation import ArgumentError
 
 CELL, GAP, COLUMNS = 168, 12, 3  # of the sheet, in pixels: a picture's side, and between two; pairs in a row
@@ -147,7 +147,7 @@ def _mlp(hyper: Mapping[str, Any], state: Mapping[str, Any]) -> Network:
         shapes |= {f"network.{2 * k}.weight": (o, i), f"network.{2 * k}.bias": (o,)}
     averaged = state.get("averaged")
     if isinstance(averaged, Tensor) and averaged.numel() == 1 and averaged > 0:
-        shapes = {f"mean_{n.removeprefix('network.').replace('.', '_')}": shape for n, shape in shapes.items()}
+        shapes = {mean_of(name.removeprefix("network.")): shape for name, shape in shapes.items()}
     expected = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}  # meta takes no memory
     found = {name: state[name] for name in expected.keys() & state.keys()}
     check_weights(found, expected)
